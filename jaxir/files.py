@@ -1,0 +1,167 @@
+"""Writing that is whole or absent, and reading that does not care about gzip.
+
+Every file and directory that jaxir leaves behind goes through :func:`atomic_file` or
+:func:`atomic_directory`: written under a temporary name beside its place, flushed to
+the disk and renamed.  An interrupted or failed write leaves what was there before.
+"""
+
+import contextlib
+import errno
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from jaxir.errors import InputError
+
+__all__ = [
+    "atomic_directory",
+    "atomic_file",
+    "cache_root",
+    "open_text",
+    "resource_directory",
+    "sha256_file",
+]
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turns a full disk or a forbidden place into a user's one-line error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                path, "no space left on the device", remedy="free space or choose "
+                "another place; nothing was written",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise InputError(
+                path, f"cannot write here ({error.strerror})",
+                remedy="choose a place you may write to; nothing was written",
+            ) from error
+        raise
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+    """Opens ``path`` for writing; it appears only when the block ends well.
+
+    A name that ends in ``.gz`` is compressed.  Missing parent directories are made.
+
+    Args:
+      path: where the file shall stand.
+      mode: ``"w"`` (UTF-8 text) or ``"wb"``.
+
+    Raises:
+      InputError: the disk is full or the place cannot be written.
+
+    Example::
+
+      >>> import pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.txt"
+      >>> with atomic_file(path) as out:
+      ...     _ = out.write("whole")
+      >>> path.read_text()
+      'whole'
+    """
+    path = Path(path)
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as raw:
+                with contextlib.ExitStack() as stack:
+                    stream: IO = raw
+                    if path.suffix == ".gz":
+                        # mtime 0: the same content gives the same bytes
+                        stream = stack.enter_context(
+                            gzip.GzipFile(fileobj=raw, mode="wb", mtime=0)
+                        )
+                    if "b" not in mode:
+                        stream = io.TextIOWrapper(stream, "utf-8", newline="\n")
+                    yield stream
+                    stream.flush()
+                    if isinstance(stream, io.TextIOWrapper):
+                        stream.detach()
+                raw.flush()
+                os.fsync(raw.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary directory that takes the place of ``path`` at the end.
+
+    An existing ``path`` is replaced as a whole, and only after the new one is complete.
+
+    Raises:
+      InputError: the disk is full or the place cannot be written.
+    """
+    path = Path(path)
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary.chmod(0o755)
+        try:
+            yield temporary
+            if path.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+                os.replace(path, old / path.name)
+                os.replace(temporary, path)
+                shutil.rmtree(old)
+            else:
+                os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def open_text(path: str | os.PathLike) -> IO[str]:
+    """Opens a UTF-8 text file for reading, gzip or plain, told by its first bytes.
+
+    Raises:
+      InputError: there is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "no such file", remedy="check the path")
+    with path.open("rb") as raw:
+        compressed = raw.read(2) == b"\x1f\x8b"
+    if compressed:
+        return gzip.open(path, "rt", encoding="utf-8", newline="\n")
+    return path.open(encoding="utf-8", newline="\n")
+
+
+def sha256_file(path: str | os.PathLike) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def cache_root() -> Path:
+    """Where derived data may be kept: ``$JAXIR_CACHE`` or ``~/.cache/jaxir``."""
+    return Path(os.environ.get("JAXIR_CACHE") or Path.home() / ".cache" / "jaxir")
+
+
+def resource_directory(name: str) -> Path:
+    """The directory ``gin`` or ``benchmarks``, of the wheel or of the source tree.
+
+    Raises:
+      InputError: neither the wheel nor the source tree carries it.
+    """
+    package = Path(__file__).parent
+    for candidate in (package / name, package.parent / name):
+        if candidate.is_dir():
+            return candidate
+    raise InputError(name, "not in this installation", remedy="reinstall jaxir")

