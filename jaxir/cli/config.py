@@ -1,0 +1,181 @@
+"""The only importer of gin: parses files and bindings, and calls what they configure.
+
+Library code carries no gin decorator.  Files under ``gin/`` say
+``from __gin__ import dynamic_registration`` and import the modules whose functions and
+dataclasses they bind.
+"""
+
+import contextlib
+import importlib.util
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxir.errors import InputError
+from jaxir.files import resource_directory
+
+__all__ = ["configured", "operative_config", "parse_gin", "split_gin_flags"]
+
+_PLACE = re.compile(r'In file "([^"]*)", line (\d+)')
+_BINDING_PLACE = re.compile(r"In bindings string line (\d+)|In bindings string")
+
+
+_known_roots: set[str] = set()  # gin can add a search path but not forget one
+
+
+@contextlib.contextmanager
+def _gin_silence() -> Iterator[None]:
+    """gin logs each path it tries for an include; our error names them once."""
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def split_gin_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separates ``--gin.NAME=VALUE`` from other words.
+
+    Returns:
+      The bindings as gin statements ``NAME = VALUE``, and the remaining words.
+
+    Raises:
+      InputError: a ``--gin.`` flag without ``=``.
+
+    Example::
+
+      >>> split_gin_flags(["--gin.TRAIN_STEPS=10", "--quiet"])
+      (['TRAIN_STEPS = 10'], ['--quiet'])
+    """
+    bindings, others = [], []
+    for word in words:
+        if not word.startswith("--gin."):
+            others.append(word)
+            continue
+        name, equals, value = word.removeprefix("--gin.").partition("=")
+        if not equals or not name:
+            raise InputError(word, "no value", "--gin.NAME=VALUE")
+        bindings.append(f"{name} = {value}")
+    return bindings, others
+
+
+def _find(file: str, search_paths: Sequence[Path]) -> Path:
+    for candidate in (Path(file), *(root / file for root in search_paths)):
+        if candidate.is_file():
+            return candidate
+    looked = ", ".join(str(root) for root in (Path.cwd(), *search_paths))
+    raise InputError(file, f"no such gin file; looked in {looked}")
+
+
+def _explain(error: Exception, files: Sequence[str]) -> InputError:
+    """One line from gin's several: the place, what is wrong, what to do."""
+    text = str(error)
+    place = _PLACE.search(text)
+    if place:
+        where: str = f"{place[1]}:{place[2]}"
+    elif _BINDING_PLACE.search(text):
+        where = "--gin"
+    else:
+        where = ", ".join(files) or "gin"
+    lines = [line.strip() for line in text.splitlines()]
+    said = " ".join(line for line in lines if line and not line.startswith("In "))
+    said = re.sub(r" in config string:.*$", "", said)  # gin quotes the whole config
+    said = (said or repr(error)).rstrip(". ")
+    required = re.match(r"(\w+)/macro\.value set to `%gin\.REQUIRED`", said)
+    if required:
+        return InputError(
+            where, f"{required[1]} has no value", remedy=f"give --gin.{required[1]}=VALUE"
+        )
+    if "Required bindings" in said or "REQUIRED" in said:
+        return InputError(where, said, remedy="give it with --gin.NAME=VALUE")
+    return InputError(where, said, remedy="see the header of the gin file")
+
+
+def _reject_unknown_macros(bindings: Sequence[str]) -> None:
+    """A macro nobody defined or uses would be accepted by gin and then ignored."""
+    import gin
+
+    config = gin.config_str()
+    for statement in bindings:
+        name = statement.partition("=")[0].strip()
+        if "." in name or "@" in name or "/" in name:
+            continue  # a parameter: gin itself checks that it exists
+        if not re.search(rf"^{name} = |%{name}\b", config, re.MULTILINE):
+            macros = sorted(set(re.findall(r"^([A-Z][A-Z0-9_]*) = ", config, re.M)))
+            raise InputError(
+                f"--gin.{name}", "no such macro in the gin files",
+                f"one of {', '.join(macros)}", "check the spelling",
+            )  # fmt: skip
+
+
+def parse_gin(
+    files: Sequence[str],
+    bindings: Sequence[str] = (),
+    *,
+    search_paths: Sequence[str] = (),
+) -> None:
+    """Clears gin's state and reads files, then bindings, which win.
+
+    Args:
+      files: gin files, looked up as given, then under ``search_paths``, then under
+        jaxir's own ``gin/``.
+      bindings: statements such as ``"TRAIN_STEPS = 100"``.
+      search_paths: further folders for files and their ``include`` lines.
+
+    Raises:
+      InputError: a file that is not there, or a name or value gin does not accept.
+    """
+    import gin
+
+    assert importlib.util  # gin reads importlib.util without importing it
+    gin.clear_config()
+    roots = [*(Path(path) for path in search_paths), resource_directory("gin")]
+    for root in map(str, roots):
+        if root not in _known_roots:
+            gin.add_config_file_search_path(root)
+            _known_roots.add(root)
+    found = [str(_find(file, roots)) for file in files]
+    try:
+        with _gin_silence():
+            gin.parse_config_files_and_bindings(
+                found, None, finalize_config=False, skip_unknown=False
+            )
+        _reject_unknown_macros(bindings)
+        gin.parse_config(list(bindings), skip_unknown=False)
+        gin.finalize()
+    except InputError:
+        raise
+    except (ValueError, ImportError, AttributeError, SyntaxError, OSError,
+            RuntimeError, TypeError, LookupError) as error:  # fmt: skip
+        raise _explain(error, found) from error
+
+
+def configured(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` with the parsed bindings as its defaults.
+
+    Raises (when called):
+      InputError: a binding that is required and missing, or that the function or a
+        dataclass it configures refuses.
+    """
+    import gin
+
+    bound = gin.get_configurable(function)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return bound(*args, **kwargs)
+        except RuntimeError as error:
+            if "Required bindings" in str(error) or "REQUIRED" in str(error):
+                raise _explain(error, ()) from error
+            raise
+
+    return call
+
+
+def operative_config() -> str:
+    """The bindings that were used, as a gin file that repeats the run."""
+    import gin
+
+    return gin.operative_config_str()
