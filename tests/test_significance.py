@@ -98,8 +98,8 @@ def test_bootstrap_is_paired_across_rows():
 
 
 def test_bad_confidence():
-    with pytest.raises(InputError, match=r"confidence: 95; expected a number between"):
-        sig.bootstrap_intervals(np.ones(3), confidence=95)
+    with pytest.raises(InputError, match=r"confidence: 95\.0; expected a number between"):
+        sig.bootstrap_intervals(np.ones(3), confidence=95.0)
 
 
 def test_corrections_against_scipy_and_hand():
