@@ -37,12 +37,14 @@ def _disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
-                path, "no space left on the device", remedy="free space or choose "
-                "another place; nothing was written",
+                path,
+                "no space left on the device",
+                remedy="free space or choose another place; nothing was written",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise InputError(
-                path, f"cannot write here ({error.strerror})",
+                path,
+                f"cannot write here ({error.strerror})",
                 remedy="choose a place you may write to; nothing was written",
             ) from error
         raise
@@ -127,7 +129,7 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def open_text(path: str | os.PathLike) -> IO[str]:
+def open_text(path: str | os.PathLike) -> io.TextIOWrapper:
     """Opens a UTF-8 text file for reading, gzip or plain, told by its first bytes.
 
     Raises:
@@ -139,7 +141,8 @@ def open_text(path: str | os.PathLike) -> IO[str]:
     with path.open("rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
     if compressed:
-        return gzip.open(path, "rt", encoding="utf-8", newline="\n")
+        raw = gzip.GzipFile(path, "rb")
+        return io.TextIOWrapper(raw, encoding="utf-8", newline="\n")
     return path.open(encoding="utf-8", newline="\n")
 
 

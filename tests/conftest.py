@@ -49,7 +49,6 @@ def minilm_path() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-
 TOPICS = {
     "river": "rivers carry water from the mountains to the sea past banks of clay",
     "engine": "an engine burns fuel and turns a shaft that drives wheels of steel",

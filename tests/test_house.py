@@ -66,7 +66,9 @@ def test_layers(path):
     for name in imports_of(ast.parse(path.read_text())):
         parts = name.split(".")
         if parts[0] == "gin":
-            assert path == PACKAGE / "cli" / "config.py", "only cli/config.py imports gin"
+            assert path == PACKAGE / "cli" / "config.py", (
+                "only cli/config.py imports gin"
+            )
         if room in HOST_ROOMS:
             assert parts[0] not in ("jax", "flax", "optax"), f"{name} in host code"
         if parts[0] != "jaxir" or len(parts) == 1:

@@ -86,7 +86,9 @@ def _explain(error: Exception, files: Sequence[str]) -> InputError:
     required = re.match(r"(\w+)/macro\.value set to `%gin\.REQUIRED`", said)
     if required:
         return InputError(
-            where, f"{required[1]} has no value", remedy=f"give --gin.{required[1]}=VALUE"
+            where,
+            f"{required[1]} has no value",
+            remedy=f"give --gin.{required[1]}=VALUE",
         )
     if "Required bindings" in said or "REQUIRED" in said:
         return InputError(where, said, remedy="give it with --gin.NAME=VALUE")

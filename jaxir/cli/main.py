@@ -62,7 +62,7 @@ def _usage() -> str:
         "usage: jaxir VERB [options]\n\n"
         "Neural information retrieval in JAX.\n\n"
         f"verbs:\n{verbs}\n\n"
-        "  jaxir VERB --help says what a verb takes; jaxir --version prints the version."
+        "  jaxir VERB --help says what a verb takes; jaxir --version, the version."
     )
 
 

@@ -1,0 +1,89 @@
+"""gin behind one door: what is refused, and how it is said."""
+
+import sys
+import types
+
+import pytest
+
+from jaxir.cli import config
+from jaxir.errors import InputError
+
+
+def go(x=1, y=2):
+    if x == 3:
+        raise InputError("x", "is 3")
+    return x, y
+
+
+go.__module__ = "gin_target"
+# One function for all tests: gin remembers what it has registered.
+MODULE = types.ModuleType("gin_target")
+MODULE.go = go
+
+
+@pytest.fixture
+def target(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gin_target", MODULE)
+    return go
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text):
+        path = tmp_path / "a.gin"
+        path.write_text(
+            f"from __gin__ import dynamic_registration\nimport gin_target\n{text}\n"
+        )
+        return [str(path)]
+
+    return write
+
+
+def test_bindings_win(target, write):
+    file = write("STEPS = 5\ngin_target.go.x = %STEPS")
+    config.parse_gin(file)
+    assert config.configured(target)() == (5, 2)
+    config.parse_gin(file, ["STEPS = 7", "gin_target.go.y = 8"])
+    assert config.configured(target)() == (7, 8)
+    assert "STEPS = 7" in config.operative_config()
+
+
+@pytest.mark.parametrize(
+    ("text", "bindings", "message"),
+    [
+        ("STEPS = %gin.REQUIRED\ngin_target.go.x = %STEPS", [], "STEPS has no value; "),
+        ("gin_target.go.z = 3", [], r"a\.gin:3: .*no|doesn't have a parameter"),
+        ("gin_target.gone.x = 3", [], r"a\.gin:3: Couldn't resolve selector"),
+        ("import no_such_module", [], r"a\.gin:3: No module named"),
+        ("gin_target.go.x = %UNDEFINED", [], "No bindings specified for 'UNDEFINED"),
+        ("gin_target.go.x = = 2", [], "Unable to parse value"),
+        ('include "nothing.gin"', [], r"a\.gin:3: Unable to open file: nothing.gin"),
+        ("STEPS = 3", ["STEP = 4"], "--gin.STEP: no such macro.*one of STEPS"),
+        ("STEPS = 3", ["gin_target.go.q = 4"], "doesn't have a parameter named 'q'"),
+    ],
+)
+def test_refused(target, write, text, bindings, message):
+    with pytest.raises(InputError, match=message) as caught:
+        config.parse_gin(write(text), bindings)
+        config.configured(target)()
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file():
+    with pytest.raises(InputError, match="no such gin file"):
+        config.parse_gin(["nowhere.gin"])
+
+
+def test_input_errors_keep_their_first_line(target, write):
+    config.parse_gin(write("gin_target.go.x = 3"))
+    with pytest.raises(InputError) as caught:
+        config.configured(target)()
+    assert str(caught.value).splitlines()[0] == "x: is 3"
+
+
+def test_flags():
+    bindings, others = config.split_gin_flags(["--gin.A=1", "b", "--gin.m.f.x='s=t'"])
+    assert bindings == ["A = 1", "m.f.x = 's=t'"]
+    assert others == ["b"]
+    with pytest.raises(InputError, match="no value"):
+        config.split_gin_flags(["--gin.A"])

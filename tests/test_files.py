@@ -1,0 +1,117 @@
+"""Atomic writing: whole or absent, with one-line errors for a full disk."""
+
+import errno
+import gzip
+import os
+
+import pytest
+
+from jaxir import files
+from jaxir.errors import InputError
+
+
+def only(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_error_is_one_line():
+    error = InputError("a.tsv:3", "found\nthis", "that", "do it")
+    assert str(error) == "a.tsv:3: found this; expected that; do it"
+
+
+@pytest.mark.parametrize("name", ["run.trec", "run.trec.gz"])
+def test_round_trip(tmp_path, name):
+    with files.atomic_file(tmp_path / "deep" / name) as out:
+        out.write("q Q0 d 1 1.0 ä\n")
+    with files.open_text(tmp_path / "deep" / name) as stream:
+        assert stream.read() == "q Q0 d 1 1.0 ä\n"
+    assert only(tmp_path / "deep") == [name]
+
+
+def test_gzip_is_told_by_content_and_is_deterministic(tmp_path):
+    for name in ("a.gz", "b.gz"):
+        with files.atomic_file(tmp_path / name) as out:
+            out.write("same")
+    assert gzip.decompress((tmp_path / "a.gz").read_bytes()) == b"same"
+    (tmp_path / "plain_name").write_bytes((tmp_path / "a.gz").read_bytes())
+    with files.open_text(tmp_path / "plain_name") as stream:
+        assert stream.read() == "same"
+
+
+def test_binary(tmp_path):
+    with files.atomic_file(tmp_path / "x.bin", "wb") as out:
+        out.write(b"\x00\xff")
+    assert (tmp_path / "x.bin").read_bytes() == b"\x00\xff"
+
+
+def test_failure_keeps_the_old_file(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), files.atomic_file(path) as out:
+        out.write("new")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert only(tmp_path) == ["x.txt"]
+
+
+def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with (
+        pytest.raises(InputError, match="no space left on the device"),
+        files.atomic_file(tmp_path / "x.txt") as out,
+    ):
+        out.write("new")
+    assert only(tmp_path) == []
+
+
+def test_forbidden_place(tmp_path, monkeypatch):
+    def forbidden(*_args, **_kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", forbidden)
+    with (
+        pytest.raises(InputError, match="cannot write here"),
+        files.atomic_file(tmp_path / "x.txt"),
+    ):
+        pass
+
+
+def test_directory_replaces_as_a_whole(tmp_path):
+    place = tmp_path / "index"
+    for content in ("one", "two"):
+        with files.atomic_directory(place) as folder:
+            (folder / content).write_text(content)
+    assert only(place) == ["two"]
+    assert only(tmp_path) == ["index"]
+
+
+def test_directory_failure_keeps_the_old_one(tmp_path):
+    place = tmp_path / "index"
+    with files.atomic_directory(place) as folder:
+        (folder / "one").write_text("one")
+    with pytest.raises(RuntimeError), files.atomic_directory(place) as folder:
+        (folder / "two").write_text("two")
+        raise RuntimeError
+    assert only(place) == ["one"]
+    assert only(tmp_path) == ["index"]
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        files.open_text(tmp_path / "nothing.tsv")
+
+
+def test_resources(monkeypatch, tmp_path):
+    assert (files.resource_directory("gin") / "runs").is_dir()
+    with pytest.raises(InputError, match="not in this installation"):
+        files.resource_directory("no-such-folder")
+    monkeypatch.setenv("JAXIR_CACHE", str(tmp_path / "c"))
+    assert files.cache_root() == tmp_path / "c"
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert files.sha256_file(tmp_path / "x").startswith("ba7816bf8f01cfea")
