@@ -29,7 +29,8 @@ LAYERS = [
     {"checkpoints", "train"},
     {
         "bm25", "encode", "evaluate", "fit", "fuse", "index", "label", "mine",
-        "plots", "report", "rerank", "search", "significance", "validate",
+        "measures", "plots", "report", "rerank", "search", "significance", "tables",
+        "validate",
     },
     {"export"},
     {"serve"},
