@@ -1,0 +1,36 @@
+"""``jaxir fuse`` on files."""
+
+import json
+
+import pytest
+
+from jaxir.cli.main import main
+from jaxir.data.formats import read_run, write_run
+
+
+@pytest.fixture
+def runs(tmp_path):
+    write_run(tmp_path / "a.trec", {"q": {"a": 9.0, "b": 6.0, "c": 3.0}})
+    write_run(tmp_path / "b.trec", {"q": {"c": 0.9, "d": 0.5}})
+    return [str(tmp_path / "a.trec"), str(tmp_path / "b.trec")]
+
+
+def test_fuse(runs, tmp_path, capsys):
+    output = tmp_path / "fused.trec"
+    words = ["fuse", "--runs", *runs, "--rrf.k", "10", "--output", str(output)]
+    assert main([*words, "--depth", "3", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["queries"], result["results"]) == (1, 3)
+    fused = read_run(output)["q"]
+    assert list(fused) == ["c", "a", "b"]
+    assert fused["c"] == pytest.approx(1 / 13 + 1 / 11)
+
+
+def test_a_mistake_is_one_line_and_writes_nothing(runs, tmp_path, capsys):
+    output = tmp_path / "fused.trec"
+    words = ["fuse", "--runs", *runs, "--method", "mean", "--output", str(output)]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("jaxir fuse: method: 'mean'; expected one of rrf")
+    assert said.count("\n") == 1
+    assert not output.exists()
