@@ -29,7 +29,7 @@ def numbered_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
     number = 0
     with open_text(path) as text:
         # The bytes below the text layer: only so can a bad byte be placed on its line.
-        stream = text.buffer  # type: ignore[attr-defined]
+        stream: Any = text.buffer  # type: ignore[attr-defined]
         try:
             for raw in stream:
                 number += 1

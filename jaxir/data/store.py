@@ -39,7 +39,7 @@ __all__ = ["DocIds", "DocStore", "Source", "build_store"]
 
 STORE_VERSION = 1
 _CHUNK = 4096
-_DTYPES = {
+_DTYPES: dict[str, np.dtype] = {
     "text_bounds": np.dtype("<i8"),
     "id_bounds": np.dtype("<i8"),
     "hashes": np.dtype("<u8"),

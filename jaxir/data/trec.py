@@ -65,10 +65,10 @@ def read_trec_topics(path: str | os.PathLike) -> Iterator[Marked]:
     """
     lines = list(numbered_lines(path))
     starts, size = [], 0
-    for _, line in lines:
+    for _, content in lines:
         starts.append(size)
-        size += len(line) + 1
-    text = "\n".join(line for _, line in lines)
+        size += len(content) + 1
+    text = "\n".join(content for _, content in lines)
     matches = list(_RECORD.finditer(text))
     if not matches:
         raise InputError(path, "no <top> or <topic>", "TREC topics", "check the file")
@@ -125,7 +125,8 @@ def read_trec_docs(path: str | os.PathLike) -> Iterator[Marked]:
       InputError: text outside a ``<DOC>``, a record that does not end, or one without
         ``<DOCNO>``.
     """
-    begin, record = 0, []
+    begin = 0
+    record: list[str] = []
     for number, line in numbered_lines(path):
         while line.strip():
             if not begin:
