@@ -1,0 +1,181 @@
+"""The one registry: a model's kind, and the functions that make it work.
+
+A new family adds a row to :data:`FAMILIES` and needs nothing else here.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jaxir.dense import model as dense_model
+from jaxir.dense import task as dense_task
+from jaxir.errors import InputError
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "config_from_dict",
+    "config_to_dict",
+    "family",
+    "family_of_config",
+]
+
+
+class Family(NamedTuple):
+    """What the verbs need to know of a kind of model.
+
+    Attributes:
+      kind: the name in ``model.json``.
+      config_class: the frozen dataclass that describes a model of this kind.
+      init: ``init(config, rng) -> params``.
+      make_task: ``make_task(config, losses) -> Task``.
+      encode_query: ``encode_query(config, params, tokens) -> array``.
+      encode_doc: ``encode_doc(config, params, tokens) -> array``.
+      losses_class: the frozen dataclass that ``make_task`` takes.
+    """
+
+    kind: str
+    config_class: type
+    init: Callable
+    make_task: Callable
+    encode_query: Callable
+    encode_doc: Callable
+    losses_class: type
+
+
+FAMILIES: Mapping[str, Family] = types.MappingProxyType(
+    {
+        "dense": Family(
+            kind="dense",
+            config_class=dense_model.DenseConfig,
+            init=dense_model.init_params,
+            make_task=dense_task.make_task,
+            encode_query=dense_model.encode_query,
+            encode_doc=dense_model.encode_doc,
+            losses_class=dense_task.DenseLoss,
+        ),
+    }
+)
+"""Every kind of model by its name."""
+
+
+def family(kind: str, *, where: object = "kind") -> Family:
+    """The family of this name.
+
+    Args:
+      kind: a name in :data:`FAMILIES`.
+      where: the place to name in the error, such as the file that says ``kind``.
+
+    Raises:
+      InputError: there is no such family.
+
+    Example::
+
+      >>> family("dense").config_class.__name__
+      'DenseConfig'
+    """
+    if kind not in FAMILIES:
+        expected = "one of " + ", ".join(FAMILIES)
+        remedy = "a newer jaxir may know it"
+        raise InputError(where, f"kind of model {kind!r}", expected, remedy)
+    return FAMILIES[kind]
+
+
+def family_of_config(config: Any) -> Family:
+    """The family whose configuration this is.
+
+    Raises:
+      InputError: it is no family's.
+    """
+    for candidate in FAMILIES.values():
+        if type(config) is candidate.config_class:
+            return candidate
+    raise InputError("config", type(config).__name__, "a model's configuration")
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """A frozen dataclass, with those inside it, as JSON's own types.
+
+    Example::
+
+      >>> from jaxir.dense.task import DenseLoss
+      >>> config_to_dict(DenseLoss(margin_mse=1.0))["margin_mse"]
+      1.0
+    """
+    return {
+        field.name: _to_plain(getattr(config, field.name))
+        for field in dataclasses.fields(config)
+    }
+
+
+def config_from_dict(
+    kind: str, data: Mapping[str, Any], *, where: object = "model.json"
+) -> Any:
+    """The configuration that :func:`config_to_dict` wrote.
+
+    A key that is missing takes its default, so that older directories stay readable;
+    an unknown key is an error, for it may change what the model computes.
+
+    Args:
+      kind: a name in :data:`FAMILIES`.
+      data: the plain form.
+      where: the file that holds it, for errors.
+
+    Raises:
+      InputError: an unknown key, or a value of another type.
+    """
+    return _from_plain(family(kind, where=where).config_class, data, where, "")
+
+
+def _to_plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return config_to_dict(value)
+    if isinstance(value, (tuple, list)):
+        return [_to_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _to_plain(item) for key, item in value.items()}
+    return value
+
+
+def _from_plain(declared: Any, value: Any, where: object, name: str) -> Any:
+    """``value`` as the declared type, dataclasses and tuples rebuilt."""
+    origin, inner = typing.get_origin(declared), typing.get_args(declared)
+    if dataclasses.is_dataclass(declared) and isinstance(declared, type):
+        return _dataclass_from_plain(declared, value, where, name)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in inner:
+            return None
+        (declared,) = (option for option in inner if option is not type(None))
+        return _from_plain(declared, value, where, name)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_from_plain(inner[0], item, where, name) for item in value)
+    if declared is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    expected = origin or declared
+    # True is an int to Python, and a mistake to a reader of a configuration.
+    if not isinstance(value, expected) or isinstance(value, bool) > (expected is bool):
+        raise InputError(where, f"{name} = {value!r}", expected.__name__)
+    return value
+
+
+def _dataclass_from_plain(cls: type, value: Any, where: object, name: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise InputError(where, f"{name or 'config'} = {value!r}", "an object")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    unknown = sorted(set(value) - set(fields))
+    if unknown:
+        raise InputError(
+            where,
+            f"unknown key {', '.join(unknown)} in {name or cls.__name__}",
+            "keys among " + ", ".join(fields),
+            "it may be from a newer jaxir: upgrade, or remove the key",
+        )
+    return cls(
+        **{
+            key: _from_plain(fields[key], item, where, f"{name}.{key}".lstrip("."))
+            for key, item in value.items()
+        }
+    )

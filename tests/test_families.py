@@ -1,0 +1,83 @@
+"""The registry: rows that work, configurations through JSON and back."""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+
+from jaxir.dense.model import DenseConfig
+from jaxir.errors import InputError
+from jaxir.families import (
+    FAMILIES,
+    config_from_dict,
+    config_to_dict,
+    family,
+    family_of_config,
+)
+from jaxir.nn.bert import BertConfig
+
+TINY = BertConfig(vocab_size=20, hidden_size=8, num_layers=1, num_heads=2)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_row_is_complete(kind):
+    row = family(kind)
+    assert row.kind == kind
+    config = row.config_class(backbone=TINY)
+    assert family_of_config(config) is row
+    params = row.init(config, jax.random.key(0))
+    task = row.make_task(config, row.losses_class())
+    again = task.init(jax.random.key(0), None)
+    assert jax.tree.structure(params) == jax.tree.structure(again)
+
+
+def test_configuration_survives_json():
+    config = DenseConfig(TINY, projection_size=4, query_template="q: {text}")
+    text = json.dumps(config_to_dict(config))
+    assert config_from_dict("dense", json.loads(text)) == config
+
+
+def test_absent_keys_take_their_defaults_and_whole_numbers_are_numbers():
+    found = config_from_dict(
+        "dense", {"backbone": {"dropout": 0}, "towers": "separate"}
+    )
+    expected = DenseConfig(BertConfig(dropout=0.0), towers="separate")
+    assert found == expected
+    assert isinstance(found.backbone.dropout, float)
+
+
+def test_tuples_come_back_as_tuples(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Layers:
+        sizes: tuple[int, ...] = (1,)
+
+    row = family("dense")._replace(config_class=Layers)
+    monkeypatch.setattr("jaxir.families.FAMILIES", {"layers": row})
+    plain = config_to_dict(Layers((3, 4)))
+    assert plain == {"sizes": [3, 4]}
+    assert config_from_dict("layers", plain) == Layers((3, 4))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"poling": "cls"}, "m.json: unknown key poling in DenseConfig"),
+        ({"backbone": {"width": 3}}, "unknown key width in backbone"),
+        ({"backbone": 7}, "backbone = 7; expected an object"),
+        ({"pooling": 3}, "pooling = 3; expected str"),
+        ({"query_length": True}, "query_length = True; expected int"),
+        ({"backbone": {"remat": 1}}, "backbone.remat = 1; expected bool"),
+        ({"projection_size": "4"}, "projection_size = '4'; expected int"),
+    ],
+)
+def test_a_wrong_configuration_says_so(data, message):
+    with pytest.raises(InputError, match=message):
+        config_from_dict("dense", data, where="m.json")
+
+
+def test_unknown_kinds_say_so():
+    with pytest.raises(InputError, match=r"m.json: kind of model 'x'; expected one of"):
+        family("x", where="m.json")
+    with pytest.raises(InputError, match="config: BertConfig; expected a model's"):
+        family_of_config(TINY)
