@@ -1,0 +1,118 @@
+"""Multi-head attention with a padding mask, in the fastest form of each backend.
+
+``softmax(Q K' / sqrt C) V`` (Vaswani et al. 2017, equation 1) over the keys that the
+mask keeps.  Scores and their softmax are float32.  A row whose keys are all padding
+attends to nothing: its result is 0 with a zero gradient.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from jaxir.nn.layers import Dense
+from jaxir.numerics import masked_softmax
+
+__all__ = ["SelfAttention", "attend"]
+
+
+def attend(
+    query: Float[Array, "B T H C"],
+    key: Float[Array, "B S H C"],
+    value: Float[Array, "B S H C"],
+    mask: Bool[Array, "B S"],
+    *,
+    dropout: float = 0.0,
+    rng: PRNGKeyArray | None = None,
+) -> Float[Array, "B T H C"]:
+    """Attention of every query token over the real tokens of the keys.
+
+    On a GPU in bfloat16 this is cuDNN's fused kernel; elsewhere, and whenever
+    dropout is drawn, it is two batched products around a float32 softmax.
+
+    Args:
+      query: ``[B, T, H, C]``.
+      key: ``[B, S, H, C]``.
+      value: ``[B, S, H, C]``.
+      mask: ``[B, S]`` true at the keys that are real tokens.
+      dropout: rate at which attention probabilities are dropped.
+      rng: drives dropout; None (or a rate of 0) drops nothing.
+
+    Example::
+
+      >>> ones = jnp.ones((1, 2, 1, 8))
+      >>> attend(ones, ones, ones, jnp.array([[True, False]])).shape
+      (1, 2, 1, 8)
+    """
+    dropped = rng is not None and dropout > 0
+    if not dropped and _cudnn_takes(query, key):
+        return jax.nn.dot_product_attention(
+            query, key, value, mask=mask[:, None, None, :], implementation="cudnn"
+        )
+    scale = 1.0 / math.sqrt(query.shape[-1])
+    # [B, T, H, C] -> [B, H, T, C]: contiguous matrices make the products 2.7x as fast
+    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query * scale, key, value))
+    scores = jnp.einsum(
+        "BHTC,BHSC->BHTS", query, key, preferred_element_type=jnp.float32
+    )
+    where = jnp.broadcast_to(mask[:, None, None, :], scores.shape)
+    probs = masked_softmax(scores, where)
+    if dropped:
+        kept = jax.random.bernoulli(rng, 1.0 - dropout, probs.shape)
+        probs = jnp.where(kept, probs / (1.0 - dropout), 0.0)
+    context = jnp.einsum("BHTS,BHSC->BHTC", probs.astype(value.dtype), value)
+    return jnp.swapaxes(context, 1, 2)
+
+
+def _cudnn_takes(query: Array, key: Array) -> bool:
+    """Whether cuDNN's flash attention serves these shapes, type and backend."""
+    return (
+        jax.default_backend() == "gpu"
+        and query.dtype == jnp.bfloat16
+        and query.shape[-1] % 8 == 0
+        and query.shape[-1] <= 128
+        and query.shape[1] % 8 == 0
+        and key.shape[1] % 8 == 0
+    )
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with its four projections.
+
+    Parameters: ``query``, ``key``, ``value``, ``out``, each a :class:`Dense` with
+    ``kernel`` ``[D, D]`` and ``bias`` ``[D]``.
+
+    Args:
+      num_heads: heads; divides the width.
+      dropout: rate on the attention probabilities, drawn from the rng ``dropout``.
+      dtype: compute type.
+    """
+
+    num_heads: int
+    dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        states: Float[Array, "B T D"],
+        mask: Bool[Array, "B T"],
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "B T D"]:
+        batch, length, width = states.shape
+        heads = (batch, length, self.num_heads, width // self.num_heads)
+        # [B, T, D] -> [B, T, H, C]
+        query, key, value = (
+            Dense(width, dtype=self.dtype, name=name)(states).reshape(heads)
+            for name in ("query", "key", "value")
+        )
+        draws = self.dropout > 0 and not deterministic
+        rng = self.make_rng("dropout") if draws else None
+        context = attend(query, key, value, mask, dropout=self.dropout, rng=rng)
+        # [B, T, H, C] -> [B, T, D]
+        context = context.reshape(batch, length, width)
+        return Dense(width, dtype=self.dtype, name="out")(context)
