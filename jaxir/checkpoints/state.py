@@ -6,6 +6,7 @@ appear together or not at all.  Orbax writes in the background while training go
 """
 
 import errno
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,19 +47,10 @@ class _Retention:
         return [c.step in kept for c in checkpoints]
 
 
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _flatten(state: Any) -> dict[str, Any]:
-    """Leaves by path: a checkpoint is a flat dictionary, whatever optax's tuples are.
-
-    Random keys become their integers.
-    """
+    """Leaves by path: on disk a flat dictionary, whatever optax's tuples are."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (
-            jax.random.key_data(leaf) if _is_key(leaf) else leaf
-        )
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
 
@@ -105,6 +97,7 @@ class StateStore:
 
         self.directory = Path(directory).absolute()
         self._retention = _Retention(keep)
+        self._last: int | None = None  # begun to be saved
         with _save_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             self._checkpointer = ocp.training.Checkpointer(
@@ -146,15 +139,25 @@ class StateStore:
 
         Args:
           step: the number of updates done.
-          state: pytree of arrays; random keys are allowed.
+          state: pytree of arrays; random keys as their ``key_data``.
           record: JSON values only.
           best_step: the checkpoint to keep whatever its age.
 
         Raises:
-          InputError: the disk is full.
+          InputError: the disk is full, or the record is not JSON.
         """
+        if step == self._last:
+            return
+        try:
+            # A copy: the caller may go on changing what the record is made of.
+            record = json.loads(json.dumps(record))
+        except TypeError as error:
+            raise InputError(
+                "record", str(error), "JSON values", "give plain Python values"
+            ) from error
         with _save_errors(self.directory):
             self._checkpointer.wait()
+            self._last = step
             if step in self.steps():
                 return
             self._retention.best_step = best_step
@@ -196,7 +199,12 @@ class StateStore:
             are missing (-), unexpected (+) or of another shape or type (≠).
         """
         record, shapes = self._read(step)
-        expected = _flatten_shapes(like)
+        expected = {
+            name: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
+            )
+            for name, leaf in _flatten(like).items()
+        }
         have = {name: (tuple(x.shape), str(x.dtype)) for name, x in shapes.items()}
         want = {name: (x.shape, str(x.dtype)) for name, x in expected.items()}
         lines = [f"- {name}" for name in sorted(want.keys() - have.keys())]
@@ -216,15 +224,8 @@ class StateStore:
                 "give the configuration it was begun with, or an empty directory",
             )
         loaded = self._checkpointer.load_checkpointables(step, {"state": expected})
-        flat = loaded["state"]
-
-        def place(path: tuple, leaf: Any) -> Any:
-            value = flat[jax.tree_util.keystr(path, simple=True, separator="/")]
-            if _is_key(leaf):
-                return jax.random.wrap_key_data(value, impl=_key_impl(leaf))
-            return value
-
-        return Restored(jax.tree_util.tree_map_with_path(place, like), record)
+        values = [loaded["state"][name] for name in expected]
+        return Restored(jax.tree.unflatten(jax.tree.structure(like), values), record)
 
     def close(self) -> None:
         """Waits for the last save and lets go of the directory."""
@@ -247,25 +248,6 @@ class StateStore:
                 remedy="choose another directory",
             )
         return record, metadata.metadata["state"]
-
-
-def _key_impl(leaf: Any) -> str:
-    """Name of a key type's generator, also of a ``ShapeDtypeStruct``."""
-    return leaf.dtype._impl.name
-
-
-def _flatten_shapes(like: Any) -> dict[str, Any]:
-    """Shape, type and sharding of each leaf by path, keys as their integers."""
-
-    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
-        data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
-        sharding = getattr(leaf, "sharding", None)
-        return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)
-
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): shape(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(like)
-    }
 
 
 def _show(leaf: tuple[tuple[int, ...], str]) -> str:

@@ -14,10 +14,11 @@ from jaxir.types import Metrics, Params, RankBatch, Task
 
 __all__ = [
     "ShardingRule",
+    "StatePlan",
     "TrainState",
-    "init_state",
     "make_train_step",
     "micro_batches",
+    "plan_state",
     "state_shardings",
 ]
 
@@ -32,8 +33,9 @@ class TrainState(NamedTuple):
       step: int32 scalar, updates done so far.
       params: the parameters.
       opt_state: the optimizer's state, float32.
-      rng: the run's random key; an update uses ``fold_in(rng, step)``, so a resumed run
-        draws what an uninterrupted one draws.
+      rng: ``key_data`` of the run's random key (typed keys would keep calls off jit's
+        fast path); an update uses ``fold_in(rng, step)``, so a resumed run draws what
+        an uninterrupted one draws.
     """
 
     step: Any
@@ -42,15 +44,16 @@ class TrainState(NamedTuple):
     rng: Any
 
 
-def _draw(
-    task: Task, optimizer: optax.GradientTransformation, rng: Any, batch: Any
-) -> TrainState:
-    """The state at step 0, as a pure function of the key."""
-    init_rng, step_rng = jax.random.split(rng)
-    params = task.init(init_rng, batch)
-    return TrainState(
-        jnp.zeros((), jnp.int32), params, optimizer.init(params), step_rng
-    )
+class StatePlan(NamedTuple):
+    """A state that may be made or restored.
+
+    Attributes:
+      like: ``jax.ShapeDtypeStruct`` leaves with shardings, for restoring.
+      make: computes the state before the first update.
+    """
+
+    like: TrainState
+    make: Callable[[], TrainState]
 
 
 def state_shardings(
@@ -91,7 +94,7 @@ def state_shardings(
     return everywhere._replace(params=params, opt_state=opt_state)
 
 
-def init_state(
+def plan_state(
     task: Task,
     optimizer: optax.GradientTransformation,
     batch: Any,
@@ -100,8 +103,11 @@ def init_state(
     mesh: Mesh,
     initial_params: Params | None = None,
     rule: ShardingRule | None = None,
-) -> tuple[TrainState, TrainState]:
-    """The state before the first update, and its shardings.
+) -> StatePlan:
+    """Shapes and places of the state, and the function that makes it.
+
+    ``task.init`` sees a batch of zeros in the shapes of ``batch``: parameters depend on
+    the key alone, whatever the data and the process.
 
     Args:
       task: what is trained.
@@ -115,21 +121,36 @@ def init_state(
     Raises:
       InputError: ``initial_params`` are not shaped as the task's.
     """
+    shapes = jax.eval_shape(lambda: batch)
 
-    def build(rng: Any, batch: Any, params: Any) -> TrainState:
-        if params is None:
-            return _draw(task, optimizer, rng, batch)
-        step_rng = jax.random.split(rng)[1]
+    def draw(rng: Any) -> Any:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return task.init(jax.random.split(rng)[0], zeros)
+
+    def build(rng: Any, params: Any) -> TrainState:
+        # A copy: the caller keeps initial_params, while the state will be donated.
+        params = draw(rng) if params is None else jax.tree.map(jnp.copy, params)
         start = jnp.zeros((), jnp.int32)
-        return TrainState(start, params, optimizer.init(params), step_rng)
+        key = jax.random.key_data(jax.random.split(rng)[1])
+        return TrainState(start, params, optimizer.init(params), key)
 
-    shapes = jax.eval_shape(build, rng, batch, initial_params)
     if initial_params is not None:
-        _check_params(jax.eval_shape(task.init, rng, batch), shapes.params)
-    shardings = state_shardings(shapes, mesh, rule)
-    # A jitted identity copies: the caller keeps initial_params, the state is donated.
-    state = jax.jit(build, out_shardings=shardings)(rng, batch, initial_params)
-    return state, shardings
+        _check_params(jax.eval_shape(draw, rng), initial_params)
+    state = jax.eval_shape(build, rng, initial_params)
+    shardings = state_shardings(state, mesh, rule)
+    like = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        state,
+        shardings,
+    )
+
+    def make() -> TrainState:
+        params = initial_params
+        if params is not None:
+            params = jax.device_put(params, shardings.params)
+        return jax.jit(build, out_shardings=shardings)(rng, params)
+
+    return StatePlan(like, make)
 
 
 def _check_params(expected: Any, given: Any) -> None:
@@ -207,6 +228,7 @@ def make_train_step(
     accumulate: int = 1,
     mesh: Mesh | None = None,
     shardings: TrainState | None = None,
+    rng_impl: str = "threefry2x32",
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """A jitted ``step(state, batch) -> (state, metrics)`` that donates the state.
 
@@ -224,7 +246,8 @@ def make_train_step(
       optimizer: what trains it.
       accumulate: micro-batches of a batch.
       mesh: where the state lies; None is one device.
-      shardings: of the state, see :func:`init_state`; replicated by default.
+      shardings: of the state, see :func:`state_shardings`; replicated by default.
+      rng_impl: the generator that ``state.rng`` belongs to.
 
     Example::
 
@@ -232,7 +255,7 @@ def make_train_step(
       ...             lambda p, x, rng: (jnp.mean((p - x) ** 2), {}))
       >>> step = make_train_step(task, optax.sgd(0.5))
       >>> state = TrainState(jnp.int32(0), jnp.ones(()), optax.sgd(0.5).init(1.0),
-      ...                    jax.random.key(0))
+      ...                    jax.random.key_data(jax.random.key(0)))
       >>> state, metrics = step(state, jnp.full((2,), 3.0))
       >>> float(state.params), float(metrics["loss"])
       (3.0, 4.0)
@@ -268,7 +291,8 @@ def make_train_step(
         return mean, jax.tree.map(jnp.mean, metrics)
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(state.rng, state.step)
+        key = jax.random.wrap_key_data(state.rng, impl=rng_impl)
+        rng = jax.random.fold_in(key, state.step)
         compute = gradient if accumulate == 1 else in_parts
         grads, metrics = compute(state.params, batch, rng)
         metrics["grad_norm"] = optax.tree.norm(optax.tree.cast(grads, jnp.float32))

@@ -45,17 +45,22 @@ class JsonlWriter:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
+        self._there: set[tuple[int, str]] = set()
 
     def resume(self, step: int) -> None:
         """Drops lines after ``step`` and a last line that was cut off."""
         if not self.path.exists():
             return
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
+        # The evaluation of the last step may be done again: it says the same.
+        self._there = {(row["step"], row.get("kind", "")) for row in kept}
         with atomic_file(self.path) as out:
             out.writelines(json.dumps(row) + "\n" for row in kept)
 
     def write(self, step: int, kind: str, values: dict[str, float]) -> None:
         """Appends a line with one system call, so that no reader sees half of it."""
+        if (step, kind) in self._there:
+            return
         # JSON has no infinity and no NaN.
         finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
         line = json.dumps({"step": step, "kind": kind, **finite}) + "\n"
