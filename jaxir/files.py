@@ -23,6 +23,7 @@ __all__ = [
     "atomic_directory",
     "atomic_file",
     "cache_root",
+    "locked",
     "open_text",
     "resource_directory",
     "sha256_file",
@@ -127,6 +128,30 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
                 os.replace(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike) -> Iterator[None]:
+    """Lets one process at a time build what shall stand at ``path``; others wait.
+
+    The lock is a hidden file beside ``path`` and ends with the process.  Where the
+    system has no file locks (Windows), nothing is excluded and the last builder wins.
+
+    Raises:
+      InputError: the place cannot be written.
+    """
+    path = Path(path)
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(f".{path.name}.lock").open("w")
+    with lock:
+        try:
+            import fcntl
+        except ImportError:
+            pass
+        else:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def open_text(path: str | os.PathLike) -> io.TextIOWrapper:

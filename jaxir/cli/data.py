@@ -135,7 +135,7 @@ def _describe(check: "CollectionCheck") -> str:
     empty = f", {check.num_empty_docs} of them empty" if check.num_empty_docs else ""
     lines = [
         f"{check.path}  ({check.kind})",
-        f"  documents  {check.num_docs:,}{empty}; {check.mean_words:g} words on average",
+        f"  documents  {check.num_docs:,}{empty}; mean words {check.mean_words:g}",
         f"  queries    {check.num_queries:,}",
     ]
     width = max(map(len, check.splits), default=0)

@@ -18,7 +18,7 @@ from jaxir.data.folders import Layout, folder_layout, irds_layout
 from jaxir.data.formats import Qrels, write_corpus, write_qrels, write_queries
 from jaxir.data.store import DocStore, build_store
 from jaxir.errors import InputError
-from jaxir.files import atomic_directory, cache_root
+from jaxir.files import atomic_directory, cache_root, locked
 from jaxir.progress import say
 
 __all__ = [
@@ -120,17 +120,26 @@ class Collection:
         Raises:
           InputError: a malformed document, an id twice, an empty document.
         """
-        if (self._store_path / "meta.json").is_file():
-            try:
-                return DocStore(self._store_path)
-            except InputError:
-                say(f"{self._store_path}: damaged; building it again")
-        return build_store(
-            self._layout.documents,
-            self._store_path,
-            name=self.name,
-            allow_empty=self._allow_empty,
-        )
+        found = self._stored()
+        if found is not None:
+            return found
+        with locked(self._store_path):  # processes started together build it once
+            return self._stored() or build_store(
+                self._layout.documents,
+                self._store_path,
+                name=self.name,
+                allow_empty=self._allow_empty,
+            )
+
+    def _stored(self) -> DocStore | None:
+        """The derived store, None if it is not there or damaged."""
+        if not (self._store_path / "meta.json").is_file():
+            return None
+        try:
+            return DocStore(self._store_path)
+        except InputError:
+            say(f"{self._store_path}: damaged; building it again")
+            return None
 
     @property
     def splits(self) -> list[str]:

@@ -28,6 +28,7 @@ __all__ = ["Layout", "folder_layout", "irds_layout"]
 
 _CORPUS_STEMS = ("corpus", "collection", "documents", "docs", "msmarco-docs")
 _ENDINGS = ("", ".jsonl", ".json", ".tsv", ".trec", ".txt", ".xml", ".sgml", ".sgm")
+_QRELS = r"qrels?(?![a-z])"
 _KINDS = {"{": "beir", "<": "trec"}
 
 
@@ -124,8 +125,8 @@ def _qrels_files(folder: Path) -> dict[str, Path]:
             found.setdefault(_split_name(path.name, r"^qrels[._-]"), path)
         return found
     for path in _files(folder):
-        if re.search(r"qrels?\b", path.name, re.IGNORECASE):
-            found.setdefault(_split_name(path.name, r"qrels?\b"), path)
+        if re.search(_QRELS, path.name, re.IGNORECASE):
+            found.setdefault(_split_name(path.name, _QRELS), path)
     return found
 
 

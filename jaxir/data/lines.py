@@ -27,9 +27,13 @@ def numbered_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
         damaged.
     """
     number = 0
-    with open_text(path) as text:
+    try:
+        opened = open_text(path)
+    except PermissionError as error:
+        raise InputError(path, "cannot be read", remedy="check its rights") from error
+    with opened as text:
         # The bytes below the text layer: only so can a bad byte be placed on its line.
-        stream: Any = text.buffer  # type: ignore[attr-defined]
+        stream: Any = text.buffer
         try:
             for raw in stream:
                 number += 1

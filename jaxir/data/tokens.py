@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxir.errors import InputError
-from jaxir.files import atomic_directory, cache_root
-from jaxir.progress import progress_bar
+from jaxir.files import atomic_directory, cache_root, locked
+from jaxir.progress import progress_bar, say
 from jaxir.text import Tokenizer
 
 __all__ = ["TokenStore", "build_token_store"]
@@ -109,11 +109,34 @@ def build_token_store(
     digest = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:24]
     readable = re.sub(r"[^A-Za-z0-9]+", "-", key)[:40].strip("-")
     directory = cache_root() / "tokens" / f"{readable}-{digest}"
-    if (directory / "meta.json").is_file():
-        try:
-            return TokenStore(directory)
-        except InputError:
-            pass  # damaged: built again below
+    found = _stored(directory)
+    if found is not None:
+        return found
+    with locked(directory):  # processes started together build it once
+        if _stored(directory) is None:
+            _write_store(directory, texts, count, tokenizer, max_length, label)
+        return TokenStore(directory)
+
+
+def _stored(directory: Path) -> TokenStore | None:
+    """The store of an earlier call, None if it is not there or damaged."""
+    if not (directory / "meta.json").is_file():
+        return None
+    try:
+        return TokenStore(directory)
+    except InputError:
+        say(f"{directory}: damaged; building it again")
+        return None
+
+
+def _write_store(
+    directory: Path,
+    texts: Iterable[str],
+    count: int,
+    tokenizer: Tokenizer,
+    max_length: int,
+    label: str,
+) -> None:
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
     done, total = 0, 0
     with atomic_directory(directory) as temporary:
@@ -142,4 +165,3 @@ def build_token_store(
             "max_length": max_length,
         }
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
-    return TokenStore(directory)
