@@ -85,7 +85,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"jaxir: unknown verb {verb!r}; expected one of {known}", file=sys.stderr)
         return 2
     try:
-        args = make_parser(verb).parse_args(rest)
+        parser = make_parser(verb)
+        if parser.get_default("gin_bindings") is not None:
+            from jaxir.cli.config import split_gin_flags
+
+            bindings, rest = split_gin_flags(rest)
+            parser.set_defaults(gin_bindings=bindings)
+        args = parser.parse_args(rest)
+    except InputError as error:
+        print(f"jaxir {verb}: {error}", file=sys.stderr)
+        return 2
     except SystemExit as stop:  # argparse has already said why
         return int(stop.code or 0)
     set_quiet(args.quiet)

@@ -1,0 +1,224 @@
+"""Training as one call: a model, a collection and its lists give a model directory.
+
+The parts stay apart: ``checkpoints`` loads the model, ``data`` makes the batches, the
+family makes the :class:`jaxir.types.Task`, ``train`` runs the loop.  This file joins
+them for the command line, for ``jaxir demo`` and for notebooks.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxir.checkpoints.model_dir import Model, load_model, save_model
+from jaxir.data.collection import Collection, open_collection
+from jaxir.data.formats import read_run
+from jaxir.data.lists import sample_lists
+from jaxir.data.pipeline import PipelineConfig, make_batches
+from jaxir.data.tfds_lists import prepare_lists
+from jaxir.errors import InputError
+from jaxir.families import family
+from jaxir.progress import say
+from jaxir.text import Templates, load_tokenizer
+from jaxir.train.loop import TrainConfig, train
+from jaxir.train.optimizers import OptimizerConfig, make_optimizer
+from jaxir.validate import ValidationConfig, make_validation
+
+__all__ = ["Fit", "ListSource", "fit", "initialized", "pretrained", "with_changes"]
+
+
+def with_changes(config: Any, changes: Mapping[str, Any]) -> Any:
+    """A frozen dataclass with some fields replaced; dots reach into nested ones.
+
+    Raises:
+      InputError: a name that is not a field.
+
+    Example::
+
+      >>> from jaxir.train.loop import TrainConfig
+      >>> with_changes(TrainConfig(total_steps=5), {"total_steps": 7}).total_steps
+      7
+    """
+    for name, value in changes.items():
+        head, _, rest = name.partition(".")
+        fields = [field.name for field in dataclasses.fields(config)]
+        if head not in fields:
+            raise InputError(name, "no such field", f"one of {', '.join(fields)}")
+        if rest:
+            value = with_changes(getattr(config, head), {rest: value})
+        config = dataclasses.replace(config, **{head: value})
+    return config
+
+
+def pretrained(path: str, changes: Mapping[str, Any] | None = None) -> Model:
+    """A model to start from: a folder, ``hf:ID`` or ``package:NAME/FOLDER``.
+
+    Args:
+      path: what ``load_model`` takes.
+      changes: fields of the configuration to replace, such as ``{"doc_length": 128,
+        "backbone.dropout": 0.0}``.
+
+    Raises:
+      InputError: the model cannot be read, or a field does not exist.
+    """
+    model = load_model(path)
+    return model._replace(config=with_changes(model.config, changes or {}))
+
+
+def initialized(kind: str, config: Any, tokenizer: str, seed: int = 0) -> Model:
+    """A model with fresh parameters.
+
+    Args:
+      kind: a family's name, as in ``dense``.
+      config: the family's configuration.
+      tokenizer: a folder or ``hf:ID``.
+      seed: of the initial parameters.
+    """
+    params = family(kind).init(config, jax.random.key(seed))
+    return Model(
+        kind=kind, config=config, params=params,
+        tokenizer=load_tokenizer(tokenizer), fingerprint="", path="",
+    )  # fmt: skip
+
+@dataclasses.dataclass(frozen=True)
+class ListSource:
+    """Where training lists come from.
+
+    Attributes:
+      path: lists made by ``jaxir mine`` or ``jaxir label``, or a prepared directory;
+        None samples lists from the split's judgments.
+      candidates: a TREC run to sample negatives from; None draws them uniformly from
+        the corpus.  Lists of one document have no negatives of their own.
+      skip_top: candidates passed over, best first.
+      depth: last rank that negatives are drawn from.
+      per: a list for each ``positive``, or for each ``query``.
+    """
+
+    path: str | None = None
+    candidates: str | None = None
+    skip_top: int = 0
+    depth: int = 1000
+    per: str = "positive"
+
+
+class Fit(NamedTuple):
+    """What :func:`fit` leaves.
+
+    Attributes:
+      model: the trained model, as saved.
+      step: updates done.
+      metrics: the validation of the saved parameters; empty without one.
+      compilations: shapes for which the step was compiled.
+    """
+
+    model: Model
+    step: int
+    metrics: dict[str, float]
+    compilations: int
+
+
+def _prepared(
+    source: ListSource, collection: Collection, split: str, list_size: int, seed: int,
+    work_dir: Path,
+) -> str:  # fmt: skip
+    """A path :func:`make_batches` reads; sampled lists are prepared in ``work_dir``."""
+    if source.path is not None:
+        return source.path
+    place = work_dir / "lists"
+    if place.is_dir():
+        return str(place)
+    candidates = read_run(source.candidates) if source.candidates else None
+    lists = sample_lists(
+        collection.qrels(split),
+        list_size=list_size,
+        seed=seed,
+        candidates=candidates,
+        doc_ids=collection.docs.doc_ids() if list_size > 1 else None,
+        queries=collection.queries(split),
+        skip_top=source.skip_top,
+        depth=source.depth,
+        per=source.per,
+    )
+    prepare_lists(lists, collection, split, place)
+    return str(place)
+
+
+def fit(
+    model: Model,
+    collection: str | Collection,
+    *,
+    model_dir: str | Path,
+    loss: Any = None,
+    split: str = "train",
+    lists: ListSource = ListSource(),  # noqa: B008 - frozen
+    pipeline: PipelineConfig = PipelineConfig(),  # noqa: B008
+    optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+    loop: TrainConfig = TrainConfig(epochs=1),  # noqa: B008
+    validation: ValidationConfig | None = None,
+    operative_config: str | Callable[[], str] = "",
+    command: str = "",
+) -> Fit:
+    """Trains a model on a collection and writes a model directory.
+
+    The directory also keeps ``lists/``, ``checkpoints/`` and ``metrics.jsonl``.
+    Interrupted and called again with the same arguments it continues, and ends with the
+    parameters of an uninterrupted run.
+
+    Args:
+      model: to start from; its configuration decides lengths and templates.
+      collection: a folder, ``irds:ID``, or an opened collection.
+      model_dir: where everything goes.
+      loss: the family's losses, as ``dense.task.DenseLoss()``.
+      split: whose judgments are learned from.
+      lists: where training lists come from.
+      pipeline: batch and list size; lengths and templates are taken from the model.
+      optimizer: its configuration.
+      loop: how long, and how often to evaluate and save.
+      validation: what to evaluate while training; None for nothing.
+      operative_config: gin text that repeats the run, or a function that gives it.
+      command: how the run was started, for the model card.
+
+    Raises:
+      InputError: an input that cannot be used, or a directory of another run.
+      TrainingInterrupted: a signal came; what was done is saved.
+    """
+    work_dir = Path(model_dir)
+    if isinstance(collection, str):
+        collection = open_collection(collection)
+    row = family(model.kind)
+    config = model.config
+    pipeline = dataclasses.replace(
+        pipeline,
+        query_length=config.query_length,
+        doc_length=config.doc_length,
+        templates=Templates(query=config.query_template, doc=config.doc_template),
+    )
+    path = _prepared(
+        lists, collection, split, pipeline.list_size, pipeline.seed, work_dir
+    )
+    batches = make_batches(
+        path, collection, model.tokenizer, pipeline, split=split,
+        process_index=jax.process_index(), process_count=jax.process_count(),
+    )  # fmt: skip
+    evaluate = None
+    if validation is not None and validation.split is not None:
+        evaluate = make_validation(model, collection, validation)
+    result = train(
+        row.make_task(config, loss),
+        batches,
+        loop,
+        optimizer=optimizer,
+        work_dir=work_dir,
+        initial_params=model.params,
+        evaluate=evaluate,
+    )
+    trained = model._replace(params=jax.device_get(result.params))
+    gin_text = operative_config if isinstance(operative_config, str) else operative_config()
+    saved = save_model(
+        work_dir, trained, operative_config=gin_text, metrics=result.metrics,
+        training_data=f"{collection.name}:{split}", command=command,
+    )  # fmt: skip
+    say(f"{work_dir}: trained {result.step} steps, best at {result.best_step}")
+    return Fit(saved, result.step, result.metrics, result.compilations)
