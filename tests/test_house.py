@@ -29,8 +29,8 @@ LAYERS = [
     {"checkpoints", "train"},
     {
         "bm25", "encode", "evaluate", "fit", "fuse", "index", "label", "mine",
-        "measures", "plots", "report", "rerank", "search", "significance", "tables",
-        "validate",
+        "measures", "plots", "report", "rerank", "search", "significance", "style",
+        "tables", "validate",
     },
     {"export"},
     {"serve"},
