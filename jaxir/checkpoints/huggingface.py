@@ -1,0 +1,394 @@
+"""Hugging Face weights in and out: BERT, RoBERTa and DistilBERT encoders.
+
+Reads safetensors (whole or sharded) and ``pytorch_model.bin``, with the backbone under
+any prefix and under any head; writes what ``transformers.AutoModel`` reads.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxir.checkpoints.rules import TRANSPOSE, Rule, apply_rules, invert
+from jaxir.checkpoints.torch_files import read_torch_file
+from jaxir.errors import InputError
+from jaxir.files import atomic_file
+from jaxir.nn.bert import BertConfig, init_params
+from jaxir.types import Params
+
+__all__ = [
+    "Backbone",
+    "backbone_config",
+    "backbone_params",
+    "export_backbone",
+    "load_backbone",
+    "read_json",
+    "read_weights",
+    "resolve",
+    "save_weights",
+]
+
+_NORM = (("weight", "scale"), ("bias", "bias"))
+
+
+def _dense_rules(source: str, target: str) -> list[Rule]:
+    return [
+        Rule(f"{source}.weight", f"{target}/kernel", TRANSPOSE),
+        Rule(f"{source}.bias", f"{target}/bias"),
+    ]
+
+
+def _norm_rules(source: str, target: str) -> list[Rule]:
+    return [Rule(f"{source}.{a}", f"{target}/{b}") for a, b in _NORM]
+
+
+_EMBEDDINGS = [
+    Rule(f"embeddings.{name}_embeddings.weight", f"embeddings/{ours}/embedding")
+    for name, ours in (
+        ("word", "word"),
+        ("position", "position"),
+        ("token_type", "token_type"),
+    )
+] + _norm_rules("embeddings.LayerNorm", "embeddings/norm")
+
+_BERT_LAYER = {
+    "attention.self.query": "attention/query",
+    "attention.self.key": "attention/key",
+    "attention.self.value": "attention/value",
+    "attention.output.dense": "attention/out",
+    "attention.output.LayerNorm": "attention_norm",
+    "intermediate.dense": "mlp/wi",
+    "output.dense": "mlp/wo",
+    "output.LayerNorm": "mlp_norm",
+}
+
+_DISTILBERT_LAYER = {
+    "attention.q_lin": "attention/query",
+    "attention.k_lin": "attention/key",
+    "attention.v_lin": "attention/value",
+    "attention.out_lin": "attention/out",
+    "sa_layer_norm": "attention_norm",
+    "ffn.lin1": "mlp/wi",
+    "ffn.lin2": "mlp/wo",
+    "output_layer_norm": "mlp_norm",
+}
+
+
+def _table(layers: str, names: Mapping[str, str]) -> list[Rule]:
+    rules = [*_EMBEDDINGS, *_dense_rules("pooler.dense", "pooler")]
+    for source, target in names.items():
+        make = _norm_rules if target.endswith("_norm") else _dense_rules
+        rules += make(f"{layers}.{{i}}.{source}", f"layer_{{i}}/{target}")
+    return rules
+
+
+_RULES = {
+    "bert": _table("encoder.layer", _BERT_LAYER),
+    "roberta": _table("encoder.layer", _BERT_LAYER),
+    "distilbert": _table("transformer.layer", _DISTILBERT_LAYER),
+}
+
+# Heads of tasks other than ours, and tables that transformers computes anew.
+_UNUSED = (
+    r"cls\..*",
+    r"lm_head\..*",
+    r"(pre_)?classifier\..*",
+    r"qa_outputs\..*",
+    r"vocab_(transform|layer_norm|projector)\..*",
+    r"embeddings\.(position|token_type)_ids",
+)
+_POOLER = r"pooler\..*"
+
+_FAMILY_OF_TYPE = {
+    "bert": "bert",
+    "dpr": "bert",
+    "roberta": "roberta",
+    "xlm-roberta": "roberta",
+    "camembert": "roberta",
+    "distilbert": "distilbert",
+}
+
+_BERT_KEYS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "intermediate_size": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+    "type_vocab_size": "type_vocab_size",
+    "activation": "hidden_act",
+    "norm_eps": "layer_norm_eps",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "pad_id": "pad_token_id",
+}
+_DISTILBERT_KEYS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "dim",
+    "num_layers": "n_layers",
+    "num_heads": "n_heads",
+    "intermediate_size": "hidden_dim",
+    "max_positions": "max_position_embeddings",
+    "activation": "activation",
+    "dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+    "pad_id": "pad_token_id",
+}
+# What a config.json may leave out, as transformers fills it in.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "roberta": {"vocab_size": 50265, "pad_id": 1},
+    "distilbert": {"num_layers": 6, "type_vocab_size": 0},
+}
+_CLASS_NAMES = {
+    "bert": "BertModel",
+    "roberta": "RobertaModel",
+    "distilbert": "DistilBertModel",
+}
+
+
+class Backbone(NamedTuple):
+    """An encoder as it comes from a checkpoint.
+
+    Attributes:
+      config: its shape.
+      params: its parameters, float32 arrays in host memory.
+    """
+
+    config: BertConfig
+    params: Params
+
+
+def resolve(spec: str | os.PathLike) -> Path:
+    """The folder that ``hf:ID``, ``hf:ID@REVISION``, ``hf:DIR`` or a path stands for.
+
+    An id is downloaded into Hugging Face's own cache, weights once (safetensors where
+    there are any), and taken from there when offline.
+
+    Raises:
+      InputError: no such folder, or an id that can be neither downloaded nor found in
+        the cache.
+    """
+    text = os.fspath(spec)
+    path = Path(text.removeprefix("hf:")).expanduser()
+    if path.is_dir():
+        return path
+    if not text.startswith("hf:"):
+        remedy = "a Hugging Face model is written hf:ID"
+        raise InputError(text, "no such directory", "a model's directory", remedy)
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    name, _, revision = text.removeprefix("hf:").partition("@")
+    plain = ["*.json", "*.txt", "*.model", "*.safetensors"]
+    folder = None
+    try:
+        for patterns in (plain, [*plain, "pytorch_model*.bin", "*/pytorch_model.bin"]):
+            folder = Path(
+                huggingface_hub.snapshot_download(
+                    name,
+                    revision=revision or None,
+                    allow_patterns=patterns,
+                    ignore_patterns=["onnx/*", "openvino/*"],
+                )
+            )
+            if any(folder.rglob("*.safetensors")):
+                break
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise InputError(
+            text,
+            f"cannot be downloaded ({type(error).__name__}: {reason})",
+            "a model of the Hugging Face hub that is reachable or in its cache",
+            "check the id and the network, or give a folder instead",
+        ) from error
+    return folder
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file.
+
+    Raises:
+      InputError: it is missing or no JSON.
+    """
+    if not path.is_file():
+        raise InputError(path, "no such file", remedy="check the model's folder")
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        line = getattr(error, "lineno", 1)
+        raise InputError(f"{path}:{line}", f"no JSON ({error})") from error
+
+
+def read_weights(directory: str | os.PathLike) -> dict[str, np.ndarray]:
+    """All arrays of a model folder (or of one file) by their names.
+
+    Looks for ``model.safetensors``, ``model.safetensors.index.json``,
+    ``pytorch_model.bin`` and ``pytorch_model.bin.index.json``, in this order.
+
+    Raises:
+      InputError: there are none, a shard is missing, or a file cannot be read.
+    """
+    directory = Path(directory)
+    if directory.is_file():
+        return _read_file(directory)
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (directory / name).is_file():
+            return _read_file(directory / name)
+        index = directory / f"{name}.index.json"
+        if index.is_file():
+            shards = sorted(set(read_json(index)["weight_map"].values()))
+            weights: dict[str, np.ndarray] = {}
+            for shard in shards:
+                # A shard stands beside its index, whatever the index says.
+                weights |= _read_file(directory / Path(shard).name)
+            return weights
+    raise InputError(
+        directory,
+        "no weights",
+        "model.safetensors or pytorch_model.bin",
+        "check the model's folder",
+    )
+
+
+def _read_file(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise InputError(path, "no such file", remedy="the download is incomplete")
+    if path.suffix != ".safetensors":
+        return read_torch_file(path)
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as weights:
+            return {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            path, f"no safetensors file ({error})", remedy="download it again"
+        ) from error
+
+
+def save_weights(path: Path, weights: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays as one safetensors file that PyTorch's libraries take."""
+    from safetensors.numpy import save
+
+    with atomic_file(path, "wb") as out:
+        out.write(save(dict(weights), metadata={"format": "pt"}))
+
+
+def backbone_config(data: Mapping[str, Any], *, where: object) -> BertConfig:
+    """A ``config.json`` of Hugging Face as our configuration.
+
+    Args:
+      data: the parsed file.
+      where: its path, for errors.
+
+    Raises:
+      InputError: a model of another kind, or a variant that we do not compute.
+    """
+    kind = data.get("model_type")
+    if kind not in _FAMILY_OF_TYPE:
+        supported = "one of " + ", ".join(_FAMILY_OF_TYPE)
+        raise InputError(where, f"model_type {kind!r}", supported)
+    positions = data.get("position_embedding_type", "absolute")
+    if positions != "absolute":
+        found = f"position_embedding_type {positions!r}"
+        raise InputError(where, found, "'absolute'")
+    if data.get("is_decoder"):
+        raise InputError(where, "is_decoder true", "an encoder")
+    name = _FAMILY_OF_TYPE[kind]
+    keys = _DISTILBERT_KEYS if name == "distilbert" else _BERT_KEYS
+    fields = dict(_DEFAULTS[name])
+    fields |= {ours: data[theirs] for ours, theirs in keys.items() if theirs in data}
+    for field in ("norm_eps", "dropout", "attention_dropout"):
+        if field in fields:
+            fields[field] = float(fields[field])
+    fields["pad_id"] = fields.get("pad_id") or 0
+    if name == "roberta":
+        # RoBERTa counts positions from the one after padding's.
+        fields["position_offset"] = fields["pad_id"] + 1
+    return BertConfig(family=name, **fields)
+
+
+def backbone_params(
+    config: BertConfig, weights: Mapping[str, np.ndarray], *, where: object
+) -> Params:
+    """An encoder's parameters out of a checkpoint, whatever prefix and heads it has.
+
+    Args:
+      config: the encoder's shape.
+      weights: arrays by their names.
+      where: the file, for errors.
+
+    Raises:
+      InputError: there is no encoder, or names and shapes do not fit.
+    """
+    modern = {_modern(name): array for name, array in weights.items()}
+    landmark = "embeddings.word_embeddings.weight"
+    found = [name for name in modern if name.endswith(landmark)]
+    if len(found) != 1:
+        raise InputError(where, f"{len(found)} arrays named …{landmark}", "one encoder")
+    prefix = found[0].removesuffix(landmark)
+    inner = {name.removeprefix(prefix): array for name, array in modern.items()}
+    shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    ignore = _UNUSED if config.pooler else (*_UNUSED, _POOLER)
+    tree = apply_rules(inner, _RULES[config.family], shapes, where=where, ignore=ignore)
+    return jax.tree.map(lambda x: np.ascontiguousarray(x, dtype=np.float32), tree)
+
+
+def _modern(name: str) -> str:
+    """TensorFlow's names of norms, which bert-base-uncased still carries."""
+    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
+    return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+
+
+def load_backbone(spec: str | os.PathLike) -> Backbone:
+    """An encoder from a Hugging Face folder or ``hf:ID``.
+
+    Its pooler and any head are left behind.
+
+    Args:
+      spec: as :func:`resolve` takes it.
+
+    Raises:
+      InputError: another kind of model, or weights that do not fit.
+    """
+    directory = resolve(spec)
+    path = directory / "config.json"
+    config = backbone_config(read_json(path), where=path)
+    weights = read_weights(directory)
+    return Backbone(config, backbone_params(config, weights, where=directory))
+
+
+def export_backbone(
+    config: BertConfig, params: Params, directory: str | os.PathLike
+) -> None:
+    """Writes ``config.json`` and ``model.safetensors`` for ``AutoModel``.
+
+    Args:
+      config: the encoder's shape.
+      params: its parameters.
+      directory: where to write; made if absent.
+
+    Raises:
+      InputError: parameters that are not such an encoder's.
+    """
+    directory = Path(directory)
+    keys = _DISTILBERT_KEYS if config.family == "distilbert" else _BERT_KEYS
+    data = {theirs: getattr(config, ours) for ours, theirs in keys.items()}
+    data |= {
+        "architectures": [_CLASS_NAMES[config.family]],
+        "model_type": config.family,
+        "dtype": "float32",
+    }
+    if config.family != "distilbert":
+        data["position_embedding_type"] = "absolute"
+    host = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
+    weights = invert(host, _RULES[config.family], where=directory)
+    save_weights(directory / "model.safetensors", weights)
+    with atomic_file(directory / "config.json") as out:
+        out.write(json.dumps(data, indent=2) + "\n")
