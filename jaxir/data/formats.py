@@ -193,21 +193,23 @@ def _is_qrels_header(columns: list[str]) -> bool:
 def read_qrels(path: Path) -> Qrels:
     """Judgments of a file: BEIR's with its header line, or TREC's four columns.
 
-    Lines that begin with ``#`` are comments.  The same judgment twice counts once.
+    In TREC's form, lines that begin with ``#`` are comments.  The same judgment twice
+    counts once.
 
     Raises:
       InputError: another number of columns, a relevance that is not a whole number, or
         two judgments that contradict each other.
     """
     qrels: Qrels = {}
-    width = None
+    width, headed = None, False
     for number, line in numbered_lines(path):
-        if line.lstrip().startswith("#"):
+        # below BEIR's header, # may begin an id
+        if not headed and line.lstrip().startswith("#"):
             continue
         columns, where = split_columns(line), f"{path}:{number}"
         if width is None:
             if _is_qrels_header(columns):
-                width = 3
+                width, headed = 3, True
                 continue
             width = len(columns)
         if len(columns) != width or width not in (3, 4):
