@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxir.evaluate import Evaluation
 from jaxir.significance import wins_ties_losses
+from jaxir.style import signed
 
 __all__ = [
     "color_classes",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 NUM_COLORS = 6
+_MOST_BARS = 1000
 
 _Scale = Callable[[float], float]  # a value to its place in pixels
 
@@ -68,10 +70,6 @@ def _label(value: float) -> str:
     if abs(value) >= 1000 and value % 1000 == 0:
         return f"{value / 1000:g}k"
     return f"{value:g}".replace("-", "\N{MINUS SIGN}")
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _n(value: float) -> str:
@@ -139,11 +137,13 @@ def _dot_panel(
     row: float,
 ) -> list[str]:
     ends = evaluation.intervals[:, evaluation.metrics.index(metric)]
-    ticks = nice_ticks(float(ends.min()), float(ends.max()), 4)
-    span = ticks[-1] - ticks[0]
+    low, high = float(ends.min()), float(ends.max())
+    margin = max(0.06 * (high - low), 0.004)
+    low, high = low - margin, high + margin
+    ticks = [tick for tick in nice_ticks(low, high, 4) if low <= tick <= high]
 
     def at(value: float) -> float:
-        return x0 + (value - ticks[0]) / span * width
+        return x0 + (value - low) / (high - low) * width
 
     bottom = y0 + row * len(evaluation.systems)
     parts = [_text(x0, y0 - 12, metric, "panel")]
@@ -155,15 +155,16 @@ def _dot_panel(
         parts.append(_line(x, y0, x, bottom, "reference"))
     for i, system in enumerate(evaluation.systems):
         y, mean = y0 + row * (i + 0.5), evaluation.mean(system, metric)
-        low, high = evaluation.interval(system, metric)
+        start, stop = evaluation.interval(system, metric)
         found = evaluation.comparison(system, metric)
         hollow = found is not None and len(found.significant) < len(evaluation.tests)
         shape = "hollow" if hollow else "dot"
-        parts.append(_line(at(low), y, at(high), y, f"bar {colors[system]}"))
+        parts.append(_line(at(start), y, at(stop), y, f"bar {colors[system]}"))
         parts.append(
             f'<circle cx="{_n(at(mean))}" cy="{_n(y)}" r="5.5" '
             f'class="{shape} {colors[system]}"><title>{html.escape(system)} '
-            f"{html.escape(metric)} {mean:.4f} [{low:.4f}, {high:.4f}]</title></circle>"
+            f"{html.escape(metric)} {mean:.4f} [{start:.4f}, {stop:.4f}]</title>"
+            "</circle>"
         )
     return parts
 
@@ -191,8 +192,8 @@ def difference_plot(
 
     parts = [_text(0, 16, _shorten(system, 34), "panel")]
     if found is not None:
-        low, high = (_signed(end) for end in found.interval)
-        text = f"mean {_signed(found.difference)}  [{low}, {high}]"
+        low, high = (signed(end) for end in found.interval)
+        text = f"mean {signed(found.difference)}  [{low}, {high}]"
         parts.append(_text(right, 16, text, "tick", "end"))
     for tick in ticks:
         style = "axis" if tick == 0 else "grid"
@@ -216,22 +217,22 @@ def difference_plot(
 def _bars(
     falling: np.ndarray, sign: int, style: str, left: float, right: float, at_y: _Scale
 ) -> str:
-    """All bars of one sign as one path; many queries are averaged into as many bars
-    as there are pixels to draw them in."""
+    """All bars of one sign as one outline; beyond a thousand queries, neighbours in
+    the order are averaged."""
     count = len(falling)
-    edges = np.linspace(0, count, min(count, int((right - left) / 2)) + 1).astype(int)
+    edges = np.linspace(0, count, min(count, _MOST_BARS) + 1).astype(int)
     scale = (right - left) / count
-    path = []
+    path = ""
     for start, stop in itertools.pairwise(edges):
         value = float(falling[start:stop].mean())
         if value * sign <= 1e-9:
             continue
-        x1, x2 = left + start * scale, left + stop * scale
-        gap = 0.5 if x2 - x1 > 3 else 0.0
-        y = at_y(value)
-        zero = at_y(0.0)
-        path.append(f"M{_n(x1 + gap)} {_n(zero)}V{_n(y)}H{_n(x2 - gap)}V{_n(zero)}Z")
-    return f'<path d="{"".join(path)}" class="area {style}"/>'
+        x1, x2 = left + float(start) * scale, left + float(stop) * scale
+        path += f"V{_n(at_y(value))}H{x2:.2f}" if path else (
+            f"M{x1:.2f} {_n(at_y(0.0))}V{_n(at_y(value))}H{x2:.2f}"
+        )  # fmt: skip
+    path += f"V{_n(at_y(0.0))}Z" if path else ""
+    return f'<path d="{path}" class="area {style}"/>'
 
 
 def line_plot(

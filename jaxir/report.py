@@ -19,7 +19,7 @@ from jaxir.evaluate import Evaluation
 from jaxir.files import atomic_file, open_text
 from jaxir.measures import recall_by_depth
 from jaxir.plots import color_classes, difference_plot, dot_plot, dumbbell, line_plot
-from jaxir.style import STYLE
+from jaxir.style import STYLE, section, signed, swatch
 from jaxir.tables import best_systems, explain_marks, format_p, significance_marks
 
 __all__ = ["read_curves", "versions", "write_report"]
@@ -107,11 +107,7 @@ def write_report(
       InputError: a training curve cannot be read or the file cannot be written.
     """
     colors = color_classes(evaluation.systems, evaluation.baseline)
-    sections = [_headline_table(evaluation, colors)]
-    sections.append(_section(
-        "Metrics with intervals",
-        _dot_caption(evaluation), dot_plot(evaluation, colors),
-    ))  # fmt: skip
+    sections = [_headline_table(evaluation, colors), _dots(evaluation, colors)]
     if evaluation.comparisons:
         sections.append(_differences(evaluation, colors))
     if qrels is not None and runs is not None:
@@ -135,16 +131,6 @@ def write_report(
         out.write(page)
 
 
-def _section(title: str, caption: str, *bodies: str) -> str:
-    lead = f'<p class="caption">{caption}</p>\n' if caption else ""
-    body = "\n".join(bodies)
-    return f"<section>\n<h2>{escape(title)}</h2>\n{lead}{body}\n</section>"
-
-
-def _signed(value: float, digits: int = 3) -> str:
-    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
 def _summary(evaluation: Evaluation) -> str:
     """The finding in a sentence: who leads, by how much, and whether it is luck."""
     metric = evaluation.metrics[0]
@@ -166,9 +152,9 @@ def _summary(evaluation: Evaluation) -> str:
             found.significant else "a difference no test made calls significant"
         )  # fmt: skip
         parts.append(
-            f", {_signed(found.difference)} over {escape(str(evaluation.baseline))}"
-            f" ({evaluation.confidence:.0%} interval {_signed(low)} to "
-            f"{_signed(high)}), {verdict}"
+            f", {signed(found.difference)} over {escape(str(evaluation.baseline))}"
+            f" ({evaluation.confidence:.0%} interval {signed(low)} to "
+            f"{signed(high)}), {verdict}"
         )
     elif first:
         parts.append("; no other system exceeds it")
@@ -179,16 +165,12 @@ def _summary(evaluation: Evaluation) -> str:
     return f'<p class="lead">{"".join(parts)}.</p>\n<p class="facts">{facts}</p>\n'
 
 
-def _swatch(color: str) -> str:
-    return f'<span class="swatch {color}"></span>'
-
-
 def _headline_table(evaluation: Evaluation, colors: Mapping[str, str]) -> str:
     best = {metric: best_systems(evaluation, metric) for metric in evaluation.metrics}
     head = "".join(f"<th>{escape(metric)}</th>" for metric in evaluation.metrics)
     rows = []
     for system in evaluation.systems:
-        cells = [f'<th scope="row">{_swatch(colors[system])}{escape(system)}</th>']
+        cells = [f'<th scope="row">{swatch(colors[system])}{escape(system)}</th>']
         for metric in evaluation.metrics:
             found = evaluation.comparison(system, metric)
             marks = significance_marks(evaluation, found)
@@ -196,7 +178,7 @@ def _headline_table(evaluation: Evaluation, colors: Mapping[str, str]) -> str:
             name = "value best" if system in best[metric] else "value"
             small = f"{low:.3f}\N{EN DASH}{high:.3f}"
             if found is not None:
-                small += f" · {_signed(found.difference)}"
+                small += f" · {signed(found.difference)}"
             cells.append(
                 f'<td><span class="{name}">{evaluation.mean(system, metric):.4f}'
                 f"<sup>{marks}</sup></span><small>{small}</small></td>"
@@ -218,17 +200,17 @@ def _headline_table(evaluation: Evaluation, colors: Mapping[str, str]) -> str:
         f'<div class="scroll"><table class="headline"><thead><tr><th></th>{head}</tr>'
         f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
-    return _section("Results", "", table, f'<p class="note">{" ".join(notes)}</p>')
+    return section("Results", "", table, f'<p class="note">{" ".join(notes)}</p>')
 
 
-def _dot_caption(evaluation: Evaluation) -> str:
+def _dots(evaluation: Evaluation, colors: Mapping[str, str]) -> str:
     text = f"Dots are means, bars {evaluation.confidence:.0%} bootstrap intervals."
     if evaluation.comparisons:
         text += (
             " The dashed line is the baseline’s mean; a filled dot differs from it by "
             "every test, a hollow one does not."
         )
-    return text
+    return section("Metrics with intervals", text, dot_plot(evaluation, colors))
 
 
 def _others(evaluation: Evaluation) -> list[str]:
@@ -250,7 +232,7 @@ def _differences(evaluation: Evaluation, colors: Mapping[str, str]) -> str:
         "for each query, from most helped to most hurt. Above the line the system "
         "wins, below it (grey) the baseline does."
     )
-    return _section(
+    return section(
         "Query by query", caption, f'<div class="grid">{"".join(plots)}</div>'
     )
 
@@ -279,7 +261,7 @@ def _recall(
         "Recall", lines, colors, x_label="documents read (log scale)", log_x=True
     )
     caption = "Share of the relevant documents among the first k, over all queries."
-    return _section("Recall by depth", caption, plot)
+    return section("Recall by depth", caption, plot)
 
 
 def _training(paths: Mapping[str, str | os.PathLike], colors: Mapping[str, str]) -> str:
@@ -287,8 +269,7 @@ def _training(paths: Mapping[str, str | os.PathLike], colors: Mapping[str, str])
     shown = {name: colors.get(name, f"s{i % 6}") for i, name in enumerate(runs)}
     names = dict.fromkeys(name for curves in runs.values() for name in curves)
     # the loss first, then what was evaluated, then the rest as it was logged
-    rank = {True: 0, False: 1}
-    ordered = sorted(names, key=lambda n: (rank["loss" in n], rank["@" in n]))
+    ordered = sorted(names, key=lambda n: ("loss" not in n, "@" not in n))
     plots = []
     for name in ordered:
         lines = {
@@ -305,9 +286,9 @@ def _training(paths: Mapping[str, str | os.PathLike], colors: Mapping[str, str])
     if not plots:
         return ""
     legend = "".join(
-        f"<span>{_swatch(shown[name])}{escape(name)}</span>" for name in runs
+        f"<span>{swatch(shown[name])}{escape(name)}</span>" for name in runs
     )
-    return _section(
+    return section(
         "Training", "", f'<p class="legend">{legend}</p>',
         f'<div class="grid">{"".join(plots)}</div>',
     )  # fmt: skip
@@ -334,14 +315,14 @@ def _queries(
             tables += f"<h3>{heading}</h3><table class='queries'>{body}</table>"
         state = " open" if i == 0 else ""
         blocks.append(
-            f"<details{state}><summary>{_swatch(colors[system])}{escape(system)}"
+            f"<details{state}><summary>{swatch(colors[system])}{escape(system)}"
             f"</summary>{tables}</details>"
         )
     caption = (
         f"{escape(metric)} from the baseline’s value (grey) to the system’s, on a "
         "scale from 0 to 1."
     )
-    return _section("Queries most helped and hurt", caption, *blocks)
+    return section("Queries most helped and hurt", caption, *blocks)
 
 
 def _query_row(
@@ -356,19 +337,31 @@ def _query_row(
         f'<tr><td class="text">{words}<code>{escape(query_id)}</code></td>'
         f'<td class="step">{dumbbell(float(base[q]), float(values[q]), color)}</td>'
         f'<td class="number">{base[q]:.2f} → {values[q]:.2f}</td>'
-        f'<td class="number">{_signed(float(values[q] - base[q]), 2)}</td></tr>'
+        f'<td class="number">{signed(float(values[q] - base[q]), 2)}</td></tr>'
     )
 
 
 def _tests_in_full(evaluation: Evaluation) -> str:
-    heads = ["system", "metric", "difference", "interval", "effect size d", "better",
-             "equal", "worse", *(f"p {test}" for test in evaluation.tests)]  # fmt: skip
+    heads = [
+        "system",
+        "metric",
+        "difference",
+        "interval",
+        "effect d",
+        "better / equal / worse",
+        *(f"p {test}" for test in evaluation.tests),
+    ]
     rows = []
     for found in evaluation.comparisons:
         low, high = found.interval
-        cells = [escape(found.system), escape(found.metric),
-                 _signed(found.difference, 4), f"{_signed(low)} to {_signed(high)}",
-                 _signed(found.effect_size, 2), *map(str, found.counts)]  # fmt: skip
+        cells = [
+            escape(found.system),
+            escape(found.metric),
+            signed(found.difference, 4),
+            f"{signed(low)} to {signed(high)}",
+            signed(found.effect_size, 2),
+            " / ".join(map(str, found.counts)),
+        ]
         for test in evaluation.tests:
             p_value = escape(format_p(found.corrected[test]))
             strong = test in found.significant
@@ -376,15 +369,13 @@ def _tests_in_full(evaluation: Evaluation) -> str:
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = "".join(f"<th>{name}</th>" for name in heads)
     caption = (
-        f"Against {escape(str(evaluation.baseline))}; p values are two-sided and "
-        f"corrected over the systems of each metric ({evaluation.correction}); bold "
+        f"Against {escape(str(evaluation.baseline))}; p values are two-sided; their "
+        f"correction over the systems of each metric: {evaluation.correction}. Bold "
         f"below {evaluation.alpha:g}."
     )
-    table = (
-        f'<div class="scroll"><table class="full"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-    return _section("Tests in full", caption, table)
+    table = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    table = f'<div class="scroll"><table class="full">{table}</table></div>'
+    return section("Tests in full", caption, table)
 
 
 def _provenance(
@@ -404,4 +395,4 @@ def _provenance(
     if commands:
         lines = escape("\n".join(commands))
         body.append(f"<h3>Commands</h3>\n<pre>{lines}</pre>")
-    return _section("How this was made", "", *body)
+    return section("How this was made", "", *body)

@@ -1,10 +1,12 @@
-"""The style sheet of the report: two palettes, one page width, no outside fonts.
+"""The style sheet and the small pieces of the report: two palettes, one page width, no outside fonts.
 
 Hues are Okabe and Ito's ("Color universal design", 2008), told apart under the common
 colour blindnesses; darker or lighter where contrast on the page's ground asks for it.
 """
 
-__all__ = ["STYLE"]
+from html import escape
+
+__all__ = ["STYLE", "section", "signed", "swatch"]
 
 STYLE = """\
 :root {
@@ -133,3 +135,26 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 }
 """
 """The rules, as they stand inside the page's ``<style>``."""
+
+
+def section(title: str, caption: str, *bodies: str) -> str:
+    """A titled part of the page; ``caption`` and ``bodies`` are HTML already."""
+    lead = f'<p class="caption">{caption}</p>\n' if caption else ""
+    body = "\n".join(bodies)
+    return f"<section>\n<h2>{escape(title)}</h2>\n{lead}{body}\n</section>"
+
+
+def swatch(color: str) -> str:
+    """The dot that carries a system's colour beside its name."""
+    return f'<span class="swatch {color}"></span>'
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """A difference with its sign, the minus as wide as the plus.
+
+    Example::
+
+      >>> signed(0.25), signed(-0.5, 1)
+      ('+0.250', '−0.5')
+    """
+    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
