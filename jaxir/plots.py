@@ -258,7 +258,7 @@ def line_plot(
       width: in pixels.
       height: in pixels.
     """
-    names_width = 14 + 8.2 * min(24, max(map(len, lines))) if len(lines) > 1 else 14
+    names_width = 14 + 8.8 * min(24, max(map(len, lines))) if len(lines) > 1 else 14
     left, top, bottom, right = 46.0, 32.0, 42.0, width - names_width
     every_x = np.concatenate([np.asarray(x, float) for x, _ in lines.values()])
     every_y = np.concatenate([np.asarray(y, float) for _, y in lines.values()])

@@ -20,7 +20,13 @@ from jaxir.files import atomic_file, open_text
 from jaxir.measures import recall_by_depth
 from jaxir.plots import color_classes, difference_plot, dot_plot, dumbbell, line_plot
 from jaxir.style import STYLE, section, signed, swatch
-from jaxir.tables import best_systems, explain_marks, format_p, significance_marks
+from jaxir.tables import (
+    best_systems,
+    coverage_notes,
+    explain_marks,
+    format_p,
+    significance_marks,
+)
 
 __all__ = ["read_curves", "versions", "write_report"]
 
@@ -190,12 +196,7 @@ def _headline_table(evaluation: Evaluation, colors: Mapping[str, str]) -> str:
         else "") + "; the best in bold.",
         escape(explain_marks(evaluation)) if evaluation.comparisons else "",
     ]  # fmt: skip
-    for system, cover in evaluation.coverage.items():
-        if cover.missing or cover.ignored:
-            notes.append(
-                f"{escape(system)}: {cover.missing} judged queries without a "
-                f"result count as 0, {cover.ignored} unjudged ones do not count."
-            )
+    notes += [escape(note) for note in coverage_notes(evaluation)]
     table = (
         f'<div class="scroll"><table class="headline"><thead><tr><th></th>{head}</tr>'
         f"</thead><tbody>{''.join(rows)}</tbody></table></div>"

@@ -1,4 +1,4 @@
-"""The style sheet and the small pieces of the report: two palettes, one page width, no outside fonts.
+"""The report's style sheet, in two palettes and no outside font, and small pieces.
 
 Hues are Okabe and Ito's ("Color universal design", 2008), told apart under the common
 colour blindnesses; darker or lighter where contrast on the page's ground asks for it.
@@ -115,12 +115,13 @@ pre {
   background: var(--card); border: 1px solid var(--edge); border-radius: 8px;
   padding: 14px 16px; overflow-x: auto; color: var(--ink); line-height: 1.6; margin: 0;
 }
-.full { width: 100%; font-size: 13.5px; }
-.full th, .full td { padding: 6px 9px; text-align: right; white-space: nowrap; }
+.full { width: 100%; font-size: 13px; }
+.full th, .full td { padding: 6px 7px; text-align: right; white-space: nowrap; }
 .full th { color: var(--soft); border-bottom: 1px solid var(--ink); }
 .full td { border-bottom: 1px solid var(--faint); }
 .full th:nth-child(-n+2), .full td:nth-child(-n+2) { text-align: left; }
 .full th:first-child, .full td:first-child { padding-left: 0; }
+.full th:last-child, .full td:last-child { padding-right: 0; }
 dl {
   display: grid; grid-template-columns: max-content 1fr; gap: 6px 20px;
   margin: 10px 0;

@@ -9,6 +9,7 @@ from jaxir.files import atomic_file
 
 __all__ = [
     "best_systems",
+    "coverage_notes",
     "explain_marks",
     "format_p",
     "format_table",
@@ -44,10 +45,24 @@ def explain_marks(evaluation: Evaluation) -> str:
         f"† differs from {evaluation.baseline} by the paired {listed} "
         f"test{'s' if names[1:] else ''} ({corrected} p < {evaluation.alpha:g})"
     )
-    if names[1:]:
+    if any(0 < len(c.significant) < len(names) for c in evaluation.comparisons):
         letters = ", ".join(f"{_LETTERS[t]} {_TEST_NAMES[t]}" for t in evaluation.tests)
-        text += f"; {letters} where only these do"
+        text += f"; {letters} where only these tests do"
     return text + "."
+
+
+def coverage_notes(evaluation: Evaluation) -> list[str]:
+    """A sentence for each run whose queries are not just the judged ones."""
+    notes = []
+    for system, cover in evaluation.coverage.items():
+        if cover.missing:
+            notes.append(
+                f"{system}: {cover.missing} of {cover.judged} judged queries have no "
+                "result and count as 0."
+            )
+        if cover.ignored:
+            notes.append(f"{system}: {cover.ignored} unjudged queries do not count.")
+    return notes
 
 
 def best_systems(evaluation: Evaluation, metric: str) -> set[str]:
@@ -95,6 +110,7 @@ def format_table(evaluation: Evaluation) -> str:
         f"{len(evaluation.query_ids)} queries; {evaluation.confidence:.0%} bootstrap "
         "intervals in brackets."
     ]
+    notes += coverage_notes(evaluation)
     if evaluation.comparisons:
         notes += [explain_marks(evaluation), "", *_comparison_lines(evaluation)]
     return "\n".join([*lines, "", *notes])
