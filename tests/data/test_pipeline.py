@@ -1,0 +1,391 @@
+"""Batches: their content against a slow oracle, and that they can be gone back to."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxir.data.batch_texts import few_lengths
+from jaxir.data.collection import open_collection
+from jaxir.data.lists import TrainingList, in_batch_lists, sample_lists, write_lists
+from jaxir.data.pipeline import PipelineConfig, make_batches, plan_epoch
+from jaxir.data.tfds_lists import prepare_lists
+from jaxir.errors import InputError
+from jaxir.text import Templates, load_tokenizer
+
+WORDS = ["ab", "cd", "ef", "gh", "ij", "kl", "mn", "op", "qr", "st", "uv", "wx", "yz"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "vocab.txt"
+    words = [*WORDS, "query", "document", ":"]
+    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
+    return load_tokenizer(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """40 documents of 1 to 60 words; q0 and q1 are one question, d0, d39 one text."""
+    random = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("collection") / "words"
+    (folder / "qrels").mkdir(parents=True)
+    texts = [" ".join(random.choice(WORDS, n)) for n in random.integers(1, 60, 40)]
+    texts[39] = texts[0]
+    rows = [{"_id": f"d{i}", "text": text} for i, text in enumerate(texts)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "corpus.jsonl").write_text(lines)
+    asked = [" ".join(random.choice(WORDS, n)) for n in random.integers(1, 25, 12)]
+    asked[1] = asked[0].upper() + " "
+    rows = [{"_id": f"q{i}", "text": text} for i, text in enumerate(asked)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "queries.jsonl").write_text(lines)
+    lines = [f"q{i}\td{3 * i + j}\t{1 + j}\n" for i in range(12) for j in range(2)]
+    header = "query-id\tcorpus-id\tscore\n"
+    (folder / "qrels" / "train.tsv").write_text(header + "".join(lines))
+    return folder
+
+
+CONFIG = PipelineConfig(
+    batch_size=4, list_size=3, query_length=16, doc_length=48, seed=5, window=2
+)
+
+
+def _lists(collection, *, list_size=3, scored=False):
+    lists = sample_lists(
+        collection.qrels("train"),
+        list_size=list_size,
+        seed=1,
+        doc_ids=collection.docs.doc_ids(),
+    )
+    if not scored:
+        return list(lists)
+    return [
+        item._replace(scores=tuple(float(i) - 1 for i in range(len(item.doc_ids))))
+        for item in lists
+    ]
+
+
+def _same(first, second) -> bool:
+    """Whether two batches agree bit by bit."""
+    if first is None or second is None:
+        return first is second
+    if isinstance(first, tuple):
+        return all(_same(a, b) for a, b in zip(first, second, strict=True))
+    return first.dtype == second.dtype and np.array_equal(first, second)
+
+
+def _copy(batches, count):
+    return [next(batches) for _ in range(count)]
+
+
+def test_content_of_batches(folder, tokenizer):
+    collection = open_collection(folder)
+    lists = _lists(collection)
+    batches = make_batches(lists, collection, tokenizer, CONFIG)
+    assert batches.steps_per_epoch == 6
+    queries = list(collection.queries("train").items())
+    seen = []
+    for batch in _copy(batches, 6):
+        assert (batch.query.ids.shape[1], batch.doc.ids.shape[2]) in batches.shapes
+        assert batch.query.mask[:, 0].all()
+        assert batch.query.type_ids is None
+        assert batch.teacher_scores is None
+        for i, row in enumerate(batch.query_index):
+            query_id, text = queries[row]
+            (wanted,) = tokenizer.encode([text], 16)
+            assert batch.query.ids[i][batch.query.mask[i]].tolist() == wanted.tolist()
+            assert not batch.query.ids[i][~batch.query.mask[i]].any()
+            ids = tuple(collection.docs.doc_id(d) for d in batch.doc_index[i])
+            (item,) = [x for x in lists if (x.query_id, x.doc_ids) == (query_id, ids)]
+            assert batch.labels[i].tolist() == list(item.labels)
+            seen.append(item)
+            encoded = tokenizer.encode(collection.docs.texts(batch.doc_index[i]), 48)
+            for j, tokens in enumerate(encoded):
+                mask = batch.doc.mask[i, j]
+                assert batch.doc.ids[i, j][mask].tolist() == tokens.tolist()
+                assert mask.sum() == len(tokens)
+        # no shorter bucket would do
+        longest = int(batch.doc.mask.sum(-1).max())
+        assert longest <= batch.doc.ids.shape[2]
+        assert all(
+            b < longest or b >= batch.doc.ids.shape[2] for _, b in batches.shapes
+        )
+    assert sorted(seen) == sorted(lists)  # an epoch visits each list once
+    batches.close()
+
+
+def test_known_positives_against_a_slow_oracle(folder, tokenizer):
+    collection = open_collection(folder)
+    # q0's list has the other question's answers and its own answer's twin as negatives
+    crafted = TrainingList("q0", ("d0", "d39", "d4"), (1.0, 0.0, 0.0))
+    lists = [crafted, *_lists(collection)[1:]]
+    batches = make_batches(lists, collection, tokenizer, CONFIG)
+    qrels, queries = collection.qrels("train"), collection.queries("train")
+    names, masked = list(queries), 0
+    for batch in _copy(batches, 12):
+        flat = batch.doc_index.ravel()
+        for i, row in enumerate(batch.query_index):
+            text = queries[names[row]].casefold().split()
+            twins = [q for q in queries if queries[q].casefold().split() == text]
+            positives = {d for q in twins for d in qrels[q]}
+            texts = {collection.docs.text(collection.docs.row(d)) for d in positives}
+            expected = [collection.docs.text(doc) in texts for doc in flat]
+            assert batch.known_positive[i].tolist() == expected
+            own = expected[3 * i : 3 * i + 3]
+            for j, label in enumerate(batch.labels[i]):
+                assert batch.where[i, j] == (label > 0 or not own[j])
+            masked += int((~batch.where[i]).sum())
+    assert masked >= 2 * 2  # both epochs met the crafted list, at least twice masked
+    batches.close()
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    lengths=st.lists(st.integers(1, 100), min_size=1, max_size=200),
+    batch_size=st.integers(1, 9),
+    window=st.integers(1, 6),
+    seed=st.integers(0, 3),
+)
+def test_plans(lengths, batch_size, window, seed):
+    lengths = np.array(lengths)
+    keywords = {"batch_size": batch_size, "window": window, "seed": seed}
+    plan = plan_epoch(lengths, **keywords, epoch=0)
+    assert plan.shape == (len(lengths) // batch_size, batch_size)
+    assert len(np.unique(plan)) == plan.size  # no list twice
+    assert np.array_equal(plan, plan_epoch(lengths, **keywords, epoch=0))
+    assert (np.diff(lengths[plan], axis=1) >= 0).all()
+
+
+def test_plan_pads_little_and_epochs_differ():
+    lengths = np.random.default_rng(0).integers(1, 257, 20_000)
+    plans = [
+        plan_epoch(lengths, batch_size=32, window=64, seed=0, epoch=epoch)
+        for epoch in range(2)
+    ]
+    assert not np.array_equal(*plans)
+    padded = lengths[plans[0]].max(1).sum() * 32
+    assert lengths.sum() / padded > 0.95
+    # the order of batches does not follow their length
+    means = lengths[plans[0]].mean(1)
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("encode", ["separate", "joint", "template"])
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 11])
+def test_resumed_is_uninterrupted_over_an_epoch(folder, tokenizer, count, encode):
+    collection = open_collection(folder)
+    config = replace(CONFIG, encode=encode, list_size=2)  # lists of 3: random choices
+    lists = _lists(collection)
+    whole = make_batches(lists, collection, tokenizer, config)
+    assert whole.steps_per_epoch == 6
+    expected = _copy(whole, count + 7)
+    first = make_batches(lists, collection, tokenizer, config)
+    for batch, wanted in zip(_copy(first, count), expected, strict=False):
+        assert _same(batch, wanted)
+    state = json.loads(json.dumps(first.state()))
+    assert state["position"] == count
+    second = make_batches(lists, collection, tokenizer, config)
+    next(second)
+    second.restore(state)
+    for batch, wanted in zip(_copy(second, 7), expected[count:], strict=True):
+        assert _same(batch, wanted)
+    assert not _same(expected[0], expected[1])
+    for batches in (whole, first, second):
+        batches.close()
+
+
+def test_epochs_choose_other_negatives_and_keep_the_positive(folder, tokenizer):
+    collection = open_collection(folder)
+    lists = _lists(collection, list_size=10)
+    config = replace(CONFIG, batch_size=24)
+    batches = make_batches(lists, collection, tokenizer, config)
+    chosen = []
+    for batch in _copy(batches, 2):
+        order = np.lexsort((batch.doc_index[:, 0], batch.query_index))
+        chosen.append(batch.doc_index[order])
+        assert (batch.labels[:, 0] > 0).all()
+        assert all(len(set(row.tolist())) == 3 for row in batch.doc_index)
+    assert np.array_equal(chosen[0][:, 0], chosen[1][:, 0])
+    assert (chosen[0][:, 1:] != chosen[1][:, 1:]).mean() > 0.5
+    batches.close()
+
+
+@pytest.mark.parametrize("encode", ["separate", "joint", "template"])
+def test_processes_share_the_global_batch(folder, tokenizer, encode):
+    collection = open_collection(folder)
+    config = replace(CONFIG, encode=encode)
+    lists = _lists(collection, scored=True)
+    whole = make_batches(lists, collection, tokenizer, config)
+    shares = [
+        make_batches(
+            lists, collection, tokenizer, config, process_index=i, process_count=2
+        )
+        for i in range(2)
+    ]
+    for _ in range(8):
+        expected = next(whole)
+        parts = [next(share) for share in shares]
+
+        def joined(*arrays):
+            return None if arrays[0] is None else np.concatenate(arrays)
+
+        for name in expected._fields:
+            wanted = getattr(expected, name)
+            found = [getattr(part, name) for part in parts]
+            if name in ("query", "doc") and wanted is not None:
+                assert _same(type(wanted)(*map(joined, *found)), wanted)
+            else:
+                assert _same(joined(*found), wanted)
+    shares[1].restore(whole.state())  # a state fits any number of processes
+    for batches in (whole, *shares):
+        batches.close()
+
+
+def test_joint_texts_are_the_tokenizers_own_pairs(folder, tokenizer):
+    collection = open_collection(folder)
+    queries = list(collection.queries("train").values())
+    lists = [
+        TrainingList(item.query_id, item.doc_ids[:size], item.labels[:size])
+        for item, size in zip(_lists(collection), [1, 2, 3] * 8, strict=True)
+    ]
+    for encode in ("joint", "template"):
+        config = replace(CONFIG, encode=encode, doc_length=48)
+        batches = make_batches(lists, collection, tokenizer, config)
+        assert {query for query, _ in batches.shapes} == {0}
+        for batch in _copy(batches, 6):
+            assert batch.query is None
+            assert batch.known_positive is None
+            width = batch.doc.ids.shape[2]
+            assert (0, width) in batches.shapes
+            for i, row in enumerate(batch.query_index):
+                for j, doc in enumerate(batch.doc_index[i]):
+                    mask = batch.doc.mask[i, j]
+                    if doc < 0:
+                        assert not batch.where[i, j]
+                        assert not mask.any()
+                        continue
+                    text = collection.docs.text(doc)
+                    if encode == "joint":
+                        ids, ends = tokenizer.encode_pairs([queries[row]], [text], 48)
+                        kinds = np.arange(len(ids[0])) >= ends[0]
+                        assert batch.doc.type_ids[i, j][mask].tolist() == kinds.tolist()
+                    else:
+                        joint = Templates().pair.format(
+                            query=queries[row], document=text
+                        )
+                        ids = tokenizer.encode([joint], 48)
+                        assert batch.doc.type_ids is None
+                    assert batch.doc.ids[i, j][mask].tolist() == ids[0].tolist()
+        batches.close()
+
+
+def test_teacher_scores_keep_what_they_score(folder, tokenizer):
+    collection = open_collection(folder)
+    scores = (3.0, 2.5, -1.0)
+    crafted = TrainingList("q0", ("d0", "d39", "d4"), (1.0, 0.0, 0.0), scores)
+    lists = [crafted, *_lists(collection, scored=True)[1:]]
+    batch = next(
+        make_batches(lists, collection, tokenizer, replace(CONFIG, batch_size=24))
+    )
+    (row,) = np.flatnonzero(
+        (batch.query_index == 0) & (batch.doc_index[:, 1] == collection.docs.row("d39"))
+    )
+    assert batch.where[row].all()
+    assert batch.teacher_scores[row].tolist() == list(scores)
+
+
+def test_in_batch_only_lists(folder, tokenizer):
+    collection = open_collection(folder)
+    config = replace(CONFIG, batch_size=8, list_size=1)
+    lists = in_batch_lists(collection.qrels("train"))
+    batches = make_batches(lists, collection, tokenizer, config)
+    batch = next(batches)
+    assert batch.doc.ids.shape[:2] == (8, 1)
+    assert batch.known_positive.shape == (8, 8)
+    assert batch.known_positive.diagonal().all()
+    assert batch.where.all()
+
+
+def test_three_sources_give_one_stream(folder, tokenizer, tmp_path):
+    collection = open_collection(folder)
+    lists = _lists(collection)
+    write_lists(tmp_path / "lists.jsonl", lists)
+    prepare_lists(lists, collection, "train", tmp_path / "prepared")
+    streams = [
+        make_batches(source, collection, tokenizer, CONFIG)
+        for source in (lists, tmp_path / "lists.jsonl", tmp_path / "prepared")
+    ]
+    for _ in range(3):
+        first, *others = [next(stream) for stream in streams]
+        assert all(_same(first, other) for other in others)
+    assert len({json.dumps(stream.state()) for stream in streams}) == 1
+
+
+def test_mistakes(folder, tokenizer):
+    collection = open_collection(folder)
+    lists = _lists(collection)
+    with pytest.raises(InputError, match="batch_size: 0; expected at least 1"):
+        PipelineConfig(batch_size=0)
+    with pytest.raises(InputError, match="encode: 'both'; expected one of 'separate'"):
+        PipelineConfig(encode="both")
+    with pytest.raises(InputError, match="32 with 24 training lists; expected at most"):
+        make_batches(lists, collection, tokenizer, replace(CONFIG, batch_size=32))
+    with pytest.raises(InputError, match="4 over 3 processes; expected a multiple"):
+        make_batches(lists, collection, tokenizer, CONFIG, process_count=3)
+    batches = make_batches(lists, collection, tokenizer, CONFIG)
+    other = make_batches(lists[1:], collection, tokenizer, CONFIG)
+    with pytest.raises(InputError, match="taken from other training lists"):
+        batches.restore(other.state())
+    with pytest.raises(InputError, match=r"data state: \[\]; expected what state"):
+        batches.restore({})
+
+
+def test_few_lengths():
+    assert few_lengths(256, 4) == (64, 128, 192, 256)
+    assert few_lengths(32, 1) == (32,)
+    assert few_lengths(8, 4) == (8,)
+
+
+def test_import_is_light():
+    code = (
+        "import sys, jaxir.data.pipeline\n"
+        "heavy = {'jax', 'grain', 'tensorflow', 'tensorflow_datasets'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2]
+    )
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_medquad_duplicates_are_masked(shared_data):
+    collection = open_collection(shared_data / "medquad")
+    tokenizer = load_tokenizer(shared_data / "tokenizers" / "bert-base-uncased")
+    config = PipelineConfig(batch_size=256, list_size=1, doc_length=64)
+    lists = in_batch_lists(collection.qrels("train"))
+    batches = make_batches(lists, collection, tokenizer, config)
+    names = list(collection.queries("train"))
+    queries, qrels = collection.queries("train"), collection.qrels("train")
+    beside = 0
+    for _ in range(10):
+        batch = next(batches)
+        known = batch.known_positive
+        assert known.diagonal().all()
+        beside += int(known.sum()) - 256
+        for i, j in zip(*np.nonzero(~known), strict=True):
+            # what is not masked is not judged for this query, nor for one of its text
+            first, second = names[batch.query_index[i]], names[batch.query_index[j]]
+            doc = collection.docs.doc_id(batch.doc_index[j, 0])
+            assert doc not in qrels[first]
+            if queries[first] == queries[second]:
+                assert doc not in qrels[second]
+    assert beside > 10
+    batches.close()
