@@ -23,6 +23,7 @@ __all__ = [
     "atomic_directory",
     "atomic_file",
     "cache_root",
+    "disk_errors",
     "locked",
     "open_text",
     "resource_directory",
@@ -31,7 +32,7 @@ __all__ = [
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Turns a full disk or a forbidden place into a user's one-line error."""
     try:
         yield
@@ -74,7 +75,7 @@ def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
       'whole'
     """
     path = Path(path)
-    with _disk_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         temporary = Path(name)
@@ -113,7 +114,7 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
       InputError: the disk is full or the place cannot be written.
     """
     path = Path(path)
-    with _disk_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         temporary.chmod(0o755)
@@ -141,7 +142,7 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
       InputError: the place cannot be written.
     """
     path = Path(path)
-    with _disk_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.with_name(f".{path.name}.lock").open("w")
     with lock:

@@ -1,0 +1,310 @@
+"""The model directory: everything a model needs to be used again, whole or absent.
+
+::
+
+    model.json             kind, format version, architecture, fingerprint
+    params/                Orbax
+    tokenizer/             tokenizer.json, or what the tokenizer is made of
+    operative_config.gin   the gin configuration that trained it
+    MODEL_CARD.md          what it is, what it was trained on, what it reaches
+
+``model.json`` is written last: a directory without it holds no model.  Training keeps
+``checkpoints/`` and ``metrics.jsonl`` in the same place, which saving does not touch.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxir import __version__
+from jaxir.checkpoints.card import write_card
+from jaxir.checkpoints.huggingface import read_json, resolve
+from jaxir.checkpoints.rules import check_shapes, flatten
+from jaxir.checkpoints.sentence_transformers import (
+    ImportedDense,
+    is_sentence_transformer,
+    load_dpr,
+    load_plain_encoder,
+    load_sentence_transformer,
+)
+from jaxir.errors import InputError
+from jaxir.families import config_from_dict, config_to_dict, family
+from jaxir.files import disk_errors, atomic_file
+from jaxir.text import Tokenizer, load_tokenizer
+from jaxir.types import Params
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Model",
+    "fingerprint",
+    "load_model",
+    "model_from_parts",
+    "save_model",
+]
+
+FORMAT_VERSION = 1
+"""Of ``model.json``; a reader refuses a higher one."""
+
+_PARTS = ("params", "tokenizer", "operative_config.gin", "MODEL_CARD.md")
+
+
+class Model(NamedTuple):
+    """A model ready for use.
+
+    Attributes:
+      kind: its family's name.
+      config: its family's configuration.
+      params: its parameters, float32 arrays in host memory.
+      tokenizer: its tokenizer.
+      fingerprint: sha256 of configuration and parameters, in hexadecimal.
+      path: where it came from, or empty.
+    """
+
+    kind: str
+    config: Any
+    params: Params
+    tokenizer: Tokenizer
+    fingerprint: str
+    path: str
+
+
+def fingerprint(kind: str, config: Any, params: Params) -> str:
+    """The sha256 that stands for a model: same value, same vectors.
+
+    Over the kind, the configuration as sorted JSON, and each parameter's path, type,
+    shape and bytes in the order of their paths.
+    """
+    digest = hashlib.sha256()
+    digest.update(json.dumps([kind, config_to_dict(config)], sort_keys=True).encode())
+    for path, leaf in flatten(params).items():
+        array = np.asarray(leaf)
+        digest.update(f"\n{path} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def model_from_parts(
+    kind: str, config: Any, params: Params, tokenizer: Tokenizer, *, path: str = ""
+) -> Model:
+    """A model of parts in memory, as training leaves them; computes its fingerprint.
+
+    Args:
+      kind: a name in ``families.FAMILIES``.
+      config: of that family.
+      params: parameters on any device; they are copied to host memory.
+      tokenizer: the tokenizer of its training.
+      path: where it came from.
+    """
+    host = jax.tree.map(np.asarray, jax.device_get(params))
+    return Model(kind, config, host, tokenizer, fingerprint(kind, config, host), path)
+
+
+def save_model(
+    directory: str | os.PathLike,
+    model: Model,
+    *,
+    operative_config: str = "",
+    card: str | None = None,
+    metrics: Mapping[str, float] | None = None,
+    command: str = "",
+    training_data: str = "",
+    licence: str = "",
+) -> str:
+    """Writes a model directory, in place of the model that stands there, if any.
+
+    Everything is written beside the old parts first and renamed at the end.  Of several
+    processes, each may call this; the first one writes.
+
+    Args:
+      directory: where; made if absent.
+      model: what to write; its fingerprint is computed anew.
+      operative_config: the gin configuration that trained it.
+      card: the model card; one is made of what follows if None.
+      metrics: what it reaches, by name.
+      command: the command that made it.
+      training_data: the collection and split, or the checkpoint it was made from.
+      licence: of the weights; a reminder to check the sources' if empty.
+
+    Returns:
+      The fingerprint.
+
+    Raises:
+      InputError: the disk is full or the place cannot be written.
+    """
+    directory = Path(directory)
+    model = model_from_parts(*model[:4], path=str(directory))
+    if jax.process_index() != 0:
+        return model.fingerprint
+    if card is None:
+        card = write_card(
+            model.kind,
+            model.config,
+            model.params,
+            model.fingerprint,
+            metrics=metrics or {},
+            command=command,
+            training_data=training_data,
+            licence=licence,
+        )
+    with disk_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".saving.", dir=directory))
+        try:
+            _save_params(staging / "params", model.params)
+            (staging / "tokenizer").mkdir()
+            model.tokenizer.save(staging / "tokenizer")
+            (staging / "MODEL_CARD.md").write_text(card, "utf-8")
+            (staging / "operative_config.gin").write_text(operative_config, "utf-8")
+            # From here to the last line the directory holds no model.
+            (directory / "model.json").unlink(missing_ok=True)
+            for part in _PARTS:
+                if (directory / part).is_dir():
+                    os.replace(directory / part, staging / f"old.{part}")
+                os.replace(staging / part, directory / part)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    description = {
+        "kind": model.kind,
+        "format_version": FORMAT_VERSION,
+        "jaxir_version": __version__,
+        "fingerprint": model.fingerprint,
+        "num_parameters": sum(x.size for x in jax.tree.leaves(model.params)),
+        "architecture": config_to_dict(model.config),
+    }
+    with atomic_file(directory / "model.json") as out:
+        out.write(json.dumps(description, indent=2) + "\n")
+    return model.fingerprint
+
+
+def load_model(spec: str | os.PathLike, *, kind: str | None = None) -> Model:
+    """Loads a model from wherever it is.
+
+    ==================== ============================================================
+    spec                 what it is
+    ==================== ============================================================
+    a folder             ours (``model.json``), sentence-transformers
+                         (``modules.json``), or a bare BERT, RoBERTa or DistilBERT
+    ``hf:ID``            the same, from the Hugging Face hub or its cache
+    ``dpr:Q,C``          DPR's question and context encoders, folders or ``hf:ID``
+    ==================== ============================================================
+
+    Args:
+      spec: see above.
+      kind: the family that is asked for; any if None.
+
+    Raises:
+      InputError: no model there, one of another kind, or one with parts missing.
+    """
+    text = os.fspath(spec)
+    if text.startswith("dpr:"):
+        question, comma, context = text.removeprefix("dpr:").partition(",")
+        if not comma:
+            raise InputError(text, "one encoder", "dpr:QUESTION,CONTEXT")
+        return _imported(load_dpr(question, context), text, kind)
+    directory = resolve(text)
+    if (directory / "model.json").is_file():
+        return _load_own(directory, kind)
+    if is_sentence_transformer(directory):
+        return _imported(load_sentence_transformer(directory), text, kind)
+    if (directory / "config.json").is_file():
+        return _imported(load_plain_encoder(text), text, kind)
+    raise InputError(
+        directory,
+        "no model here",
+        "model.json (jaxir), modules.json (sentence-transformers) or config.json",
+        "a training that was interrupted leaves checkpoints/ only: run it to its end",
+    )
+
+
+def _load_own(directory: Path, kind: str | None) -> Model:
+    path = directory / "model.json"
+    data = read_json(path)
+    required = {"kind", "format_version", "fingerprint", "architecture"}
+    if not isinstance(data, dict) or required - set(data):
+        raise InputError(path, "not the description of a jaxir model")
+    if data["format_version"] > FORMAT_VERSION:
+        raise InputError(
+            path,
+            f"format_version {data['format_version']}",
+            f"at most {FORMAT_VERSION}",
+            "upgrade jaxir",
+        )
+    row = family(data["kind"], where=path)
+    _check_kind(directory, row.kind, kind)
+    config = config_from_dict(row.kind, data["architecture"], where=path)
+    for part in ("params", "tokenizer"):
+        if not (directory / part).is_dir():
+            found = f"{part}/ is missing"
+            raise InputError(
+                directory, found, "a whole model directory", "copy it anew"
+            )
+    shapes = jax.eval_shape(lambda: row.init(config, jax.random.key(0)))
+    params = _load_params(directory / "params", shapes)
+    tokenizer = load_tokenizer(directory / "tokenizer")
+    return Model(
+        row.kind, config, params, tokenizer, data["fingerprint"], str(directory)
+    )
+
+
+def _check_kind(where: object, found: str, wanted: str | None) -> None:
+    if wanted is not None and found != wanted:
+        raise InputError(
+            where,
+            f"a model directory of another kind, {found!r}",
+            f"{wanted!r}",
+            "give the directory of such a model",
+        )
+
+
+def _imported(imported: ImportedDense, spec: str, kind: str | None) -> Model:
+    """A model out of an import, with its tokenizer."""
+    _check_kind(spec, "dense", kind)
+    tokenizer = load_tokenizer(imported.tokenizer_path)
+    return model_from_parts(
+        "dense", imported.config, imported.params, tokenizer, path=spec
+    )
+
+
+def _orbax() -> Any:
+    """Orbax's stable interface, without its running commentary."""
+    import logging
+
+    from orbax.checkpoint import v1 as ocp
+
+    logging.getLogger("absl").addFilter(_no_orbax_remarks)
+    return ocp
+
+
+def _no_orbax_remarks(record: Any) -> bool:
+    """Keeps what is a warning or is not Orbax's."""
+    return record.levelno >= 30 or "orbax" not in record.pathname
+
+
+def _save_params(path: Path, params: Params) -> None:
+    _orbax().save(path, params)
+
+
+def _load_params(path: Path, shapes: Any) -> Params:
+    """Parameters of exactly these names and shapes, in host memory."""
+    ocp = _orbax()
+    try:
+        found = ocp.metadata(path).metadata
+        check_shapes(found, shapes, where=path)
+        empty = jax.tree.map(lambda x: np.empty(x.shape, np.float32), shapes)
+        return ocp.load(path, empty)
+    except InputError:
+        raise
+    # Orbax and tensorstore tell of damage in exceptions of a dozen types.
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            path, f"cannot be read ({reason[0]})", "whole parameters", "copy it anew"
+        ) from error
