@@ -7,6 +7,7 @@ appear together or not at all.  Orbax writes in the background while training go
 
 import errno
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,10 +101,13 @@ class StateStore:
         self._last: int | None = None  # begun to be saved
         with _save_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
+            # Orbax's own clean-up runs in the background, beside the first saves.
+            if jax.process_index() == 0:
+                for torn in self.directory.glob("*.orbax-checkpoint-tmp"):
+                    shutil.rmtree(torn, ignore_errors=True)
             self._checkpointer = ocp.training.Checkpointer(
                 self.directory,
                 preservation_policy=self._retention,
-                cleanup_tmp_directories=True,
             )
 
     def __enter__(self) -> "StateStore":

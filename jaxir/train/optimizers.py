@@ -102,7 +102,8 @@ def _cosine(peak: float, warmup: int, total: int, final: float) -> optax.Schedul
 
 def _rsqrt(peak: float, warmup: int, total: int, final: float) -> optax.Schedule:
     scale = max(1, warmup)
-    return lambda count: peak * jnp.sqrt(scale / (count + scale))
+    # A joined schedule is also asked for counts before its beginning.
+    return lambda count: peak * jnp.sqrt(scale / (jnp.maximum(count, 0) + scale))
 
 
 SCHEDULES: dict[str, Callable[[float, int, int, float], optax.Schedule]] = {
