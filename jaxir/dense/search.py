@@ -81,7 +81,7 @@ def _masked_scores(
 
 
 def device_blocks(
-    vectors: np.ndarray,
+    vectors: np.ndarray | Sequence[np.ndarray],
     *,
     mesh: Mesh | None = None,
     block_rows: int = BLOCK_ROWS,
@@ -90,26 +90,24 @@ def device_blocks(
     """Puts vectors on the device (or splits them over a mesh) in blocks.
 
     Args:
-      vectors: ``[num_docs, E]`` on the host.
+      vectors: ``[num_docs, E]`` on the host, or shards of it in order.
       mesh: devices to split the blocks over, along its first axis.
       block_rows: documents of a block.
       dtype: storage on the device; ``"bfloat16"`` halves the memory.
     """
-    num_docs, width = vectors.shape
+    shards = [vectors] if isinstance(vectors, np.ndarray) else list(vectors)
+    num_docs, width = sum(map(len, shards)), shards[0].shape[1]
     num_parts = 1 if mesh is None else mesh.shape[mesh.axis_names[0]]
     # Blocks no larger than a device's share, so that small corpora split as well.
     rows = max(1, min(block_rows, -(-num_docs // num_parts)))
     num_blocks = -(-num_docs // rows)
     num_blocks = max(num_parts, -(-num_blocks // num_parts) * num_parts)
-    stored = np.dtype(dtype) if dtype and dtype != "bfloat16" else vectors.dtype
-    if dtype == "bfloat16":
-        stored = jnp.bfloat16
+    stored = jnp.dtype(dtype or shards[0].dtype)
 
     def piece(index: tuple[slice, ...]) -> np.ndarray:
         first, last, _ = index[0].indices(num_blocks)
         out = np.zeros((last - first, rows, width), stored)
-        part = vectors[first * rows : last * rows]
-        out.reshape(-1, width)[: len(part)] = part
+        _copy_rows(shards, first * rows, out.reshape(-1, width))
         return out
 
     shape = (num_blocks, rows, width)
@@ -120,6 +118,15 @@ def device_blocks(
     return BlockedVectors(
         jax.make_array_from_callback(shape, sharding, piece), num_docs
     )
+
+
+def _copy_rows(shards: Sequence[np.ndarray], start: int, out: np.ndarray) -> None:
+    """Fills ``out`` with rows from ``start`` on, as far as the shards go."""
+    for shard in shards:
+        low, high = max(start, 0), min(start + len(out), len(shard))
+        if low < high:
+            out[low - start : high - start] = shard[low:high]
+        start -= len(shard)
 
 
 def _scan(

@@ -1,0 +1,356 @@
+"""Texts to vectors: a whole collection into memory-mapped shards, or a few texts.
+
+Texts are sorted by length and packed into batches of about as many tokens each, in a
+fixed set of ``(rows, length)`` shapes, so that a model is compiled once for each shape
+and little is computed for padding.  The next batch is under way on the device before
+the previous one is fetched; tokenizing runs beside both.
+"""
+
+import collections
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxir.checkpoints.model_dir import Model
+from jaxir.data.collection import Collection
+from jaxir.errors import InputError
+from jaxir.families import family
+from jaxir.files import atomic_file
+from jaxir.mesh import make_mesh, num_shards, put_batch, replicated
+from jaxir.progress import progress_bar, say
+from jaxir.text import bucket_lengths, bucket_of, pad_batch
+
+__all__ = [
+    "BATCH_TOKENS",
+    "EncodedCorpus",
+    "TextEncoder",
+    "encode_corpus",
+    "encode_texts",
+    "plan_batches",
+]
+
+BATCH_TOKENS = 4096
+"""Tokens of a batch, padding included: keeps two CPU cores busy within their caches."""
+
+SHARD_ROWS = 16_384
+"""Documents of a shard: what an interrupted run may lose."""
+
+Side = Literal["query", "doc"]
+
+
+class Batch(NamedTuple):
+    """Which texts form a batch, and its shape.
+
+    Attributes:
+      rows: positions of the texts.
+      shape: ``(rows, length)`` of the padded batch.
+    """
+
+    rows: np.ndarray
+    shape: tuple[int, int]
+
+
+def plan_batches(
+    lengths: np.ndarray,
+    max_length: int,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    multiple: int = 1,
+    fill: bool = True,
+) -> list[Batch]:
+    """Packs texts into batches of fixed shapes, longest texts first.
+
+    Args:
+      lengths: tokens of each text, none above ``max_length``.
+      max_length: the longest bucket; see ``text.bucket_lengths``.
+      batch_tokens: rows times length of a batch, at most (but for one row a device).
+      multiple: rows are a multiple of this, the number of devices.
+      fill: every batch of a length has the same rows, the last one padded; otherwise
+        the last one may take a quarter, a sixteenth, … of them, for few texts.
+
+    Example::
+
+      >>> [batch.shape for batch in plan_batches(np.array([3, 60, 9]), 64,
+      ...                                        batch_tokens=64)]
+      [(1, 64), (4, 16)]
+    """
+    buckets = bucket_lengths(max_length)
+    order = np.argsort(-lengths, kind="stable")
+    batches, start = [], 0
+    while start < len(order):
+        length = bucket_of(int(lengths[order[start]]), buckets)
+        rows = max(batch_tokens // length // multiple, 1) * multiple
+        left = len(order) - start
+        while (
+            not fill and rows // 4 >= max(left, multiple) and rows // 4 % multiple == 0
+        ):
+            rows //= 4
+        batches.append(Batch(order[start : start + rows], (rows, length)))
+        start += rows
+    return batches
+
+
+@lru_cache(maxsize=32)
+def _compiled(kind: str, side: Side, config: Any) -> Callable:
+    """One jitted function for each architecture, whatever its weights."""
+    chosen = family(kind)
+    encode = chosen.encode_query if side == "query" else chosen.encode_doc
+    return jax.jit(partial(encode, config))
+
+
+class TextEncoder:
+    """One side of a model, its parameters on the devices.
+
+    Args:
+      model: from ``load_model``.
+      side: ``"query"`` or ``"doc"``.
+      mesh: devices that share each batch; by default all devices of this process.
+      batch_tokens: tokens of a batch.
+      max_length: cuts texts shorter than the model's own limit.
+
+    Raises:
+      InputError: ``max_length`` is beyond the model's positions.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        side: Side,
+        mesh: Mesh | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+        max_length: int | None = None,
+    ) -> None:
+        self.side, self.batch_tokens = side, batch_tokens
+        self.tokenizer = model.tokenizer
+        own_length = getattr(model.config, f"{side}_length")
+        limit = getattr(model.config, "backbone", None)
+        limit = getattr(limit, "max_length", own_length)
+        self.max_length = own_length if max_length is None else max_length
+        if not 2 < self.max_length <= limit:
+            raise InputError(
+                f"{side} length", f"{self.max_length} tokens", f"3 to {limit}"
+            )
+        self.template = getattr(model.config, f"{side}_template")
+        self.mesh = make_mesh() if mesh is None else mesh
+        self._encode = _compiled(model.kind, side, model.config)
+        self._params = jax.device_put(model.params, replicated(self.mesh))
+
+    def tokenize(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of each text within the template."""
+        if self.template != "{text}":
+            texts = [self.template.format(text=text) for text in texts]
+        return self.tokenizer.encode(texts, self.max_length)
+
+    def start(self, ids: Sequence[np.ndarray], batch: Batch) -> jax.Array:
+        """Enqueues a batch; the result ``[rows, ...]`` is fetched by ``np.asarray``."""
+        tokens = pad_batch(
+            [ids[row] for row in batch.rows],
+            length=batch.shape[1],
+            pad_id=self.tokenizer.pad_id,
+            rows=batch.shape[0],
+        )
+        return self._encode(self._params, put_batch(tokens, self.mesh))
+
+    def encode_ids(
+        self, ids: Sequence[np.ndarray], *, fill: bool = False
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Positions and vectors of each batch in turn; see :func:`plan_batches`."""
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        plan = plan_batches(
+            lengths,
+            self.max_length,
+            batch_tokens=self.batch_tokens,
+            multiple=num_shards(self.mesh),
+            fill=fill,
+        )
+        under_way: collections.deque[tuple[Batch, jax.Array]] = collections.deque()
+        for batch in plan:
+            under_way.append((batch, self.start(ids, batch)))
+            if len(under_way) > 2:
+                yield _fetch(*under_way.popleft())
+        while under_way:
+            yield _fetch(*under_way.popleft())
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors ``[len(texts), E]`` of texts, in their order."""
+        ids = self.tokenize(texts)
+        out: np.ndarray | None = None
+        for rows, vectors in self.encode_ids(ids):
+            if out is None:
+                out = np.empty((len(texts), *vectors.shape[1:]), vectors.dtype)
+            out[rows] = vectors
+        if out is None:
+            shape = (2 * num_shards(self.mesh), bucket_lengths(self.max_length)[0])
+            empty = self.start([], Batch(np.zeros(0, np.int64), shape))
+            return np.zeros((0, *empty.shape[1:]), empty.dtype)
+        return out
+
+
+def _fetch(batch: Batch, vectors: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    # Only now does the host wait, with later batches already on the device.
+    return batch.rows, np.asarray(vectors)[: len(batch.rows)]
+
+
+def encode_texts(
+    model: Model, texts: Sequence[str], *, side: Side, mesh: Mesh | None = None
+) -> np.ndarray:
+    """Vectors of a few texts.
+
+    Args:
+      model: from ``load_model``.
+      texts: any number of them.
+      side: ``"query"`` or ``"doc"``: which tower, template and length.
+      mesh: devices that share the work; by default all.
+
+    Returns:
+      float32 ``[len(texts), E]``.
+    """
+    return TextEncoder(model, side=side, mesh=mesh)(texts)
+
+
+class EncodedCorpus(NamedTuple):
+    """Vectors of a collection, in shards of consecutive rows.
+
+    Attributes:
+      paths: ``.npy`` files, in order.
+      num_docs: rows of all of them.
+      width: ``E``.
+    """
+
+    paths: tuple[Path, ...]
+    num_docs: int
+    width: int
+
+    def open(self) -> list[np.ndarray]:
+        """Memory-mapped ``[rows, E]`` arrays."""
+        return [np.load(path, mmap_mode="r") for path in self.paths]
+
+
+def encode_corpus(
+    model: Model,
+    collection: Collection,
+    directory: str | os.PathLike,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    shard_rows: int = SHARD_ROWS,
+    max_length: int | None = None,
+    dtype: Literal["float32", "float16"] = "float32",
+    mesh: Mesh | None = None,
+) -> EncodedCorpus:
+    """Encodes every document into shards; an interrupted run goes on where it stopped.
+
+    Memory is that of one shard and a few batches, whatever the collection's size.
+    Shards are written whole; ``encoding.json`` remembers of what they are, and shards
+    of another model, collection or setting are discarded and made anew.
+
+    Args:
+      model: from ``load_model``.
+      collection: from ``open_collection``.
+      directory: for the shards: new, empty, or from an earlier call.
+      batch_tokens: tokens of a batch.
+      shard_rows: documents of a shard.
+      max_length: cuts documents shorter than the model's own limit.
+      dtype: of the stored vectors.
+      mesh: devices that share each batch; by default all of this process.
+
+    Raises:
+      InputError: an empty collection; a directory of something else; a full disk; a
+        model that gives values which are not finite.
+    """
+    directory = Path(directory)
+    docs = collection.docs
+    if not len(docs):
+        raise InputError(collection.path, "no documents", "at least one")
+    encoder = TextEncoder(
+        model, side="doc", mesh=mesh, batch_tokens=batch_tokens, max_length=max_length
+    )
+    identity = {
+        "model": model.fingerprint,
+        "collection": docs.fingerprint,
+        "max_length": encoder.max_length,
+        "dtype": dtype,
+        "shard_rows": shard_rows,
+        "num_docs": len(docs),
+    }
+    _claim(directory, identity)
+    starts = range(0, len(docs), shard_rows)
+    paths = [directory / f"vectors-{i:05d}.npy" for i in range(len(starts))]
+    todo = [
+        (path, range(start, min(start + shard_rows, len(docs))))
+        for path, start in zip(paths, starts, strict=True)
+        if not path.is_file()
+    ]
+    done = len(docs) - sum(len(rows) for _, rows in todo)
+    if done:
+        say(f"{directory}: {done} of {len(docs)} documents are encoded already")
+
+    def prepare(rows: range) -> list[np.ndarray]:
+        return encoder.tokenize(docs.texts(rows))
+
+    with (
+        progress_bar(total=len(docs), label="encode", unit="doc", initial=done) as bar,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        upcoming = beside.submit(prepare, todo[0][1]) if todo else None
+        for i, (path, _) in enumerate(todo):
+            ids = upcoming.result() if upcoming else []
+            if i + 1 < len(todo):  # tokenized while this shard is encoded
+                upcoming = beside.submit(prepare, todo[i + 1][1])
+            _write_shard(path, encoder, ids, dtype, bar)
+    width = np.load(paths[0], mmap_mode="r").shape[1]
+    return EncodedCorpus(tuple(paths), len(docs), width)
+
+
+def _write_shard(
+    path: Path, encoder: TextEncoder, ids: list[np.ndarray], dtype: str, bar: Any
+) -> None:
+    out: np.ndarray | None = None
+    for rows, vectors in encoder.encode_ids(ids, fill=True):
+        if out is None:
+            out = np.empty((len(ids), vectors.shape[1]), dtype)
+        if not np.isfinite(vectors).all():
+            raise InputError(
+                path,
+                "the model gives values that are not finite",
+                "finite vectors",
+                "the model may have diverged: train it with a lower rate",
+            )
+        out[rows] = vectors
+        bar.update(len(rows))
+    assert out is not None  # a shard has at least one document
+    with atomic_file(path, "wb") as stream:
+        np.save(stream, out)
+
+
+def _claim(directory: Path, identity: dict[str, Any]) -> None:
+    """Makes the directory ours, and empties it of shards that are of something else."""
+    note = directory / "encoding.json"
+    if directory.exists() and not note.is_file() and any(directory.iterdir()):
+        raise InputError(
+            directory,
+            "a directory that is not an encoding stands here",
+            "a new place",
+            "choose another one or remove it",
+        )
+    try:
+        found = json.loads(note.read_text())
+    except (OSError, ValueError):
+        found = None
+    if found == identity:
+        return
+    if directory.exists():
+        if found is not None:
+            say(f"{directory}: holds another encoding; starting over")
+        shutil.rmtree(directory)
+    with atomic_file(note) as out:
+        json.dump(identity, out, indent=1)

@@ -1,0 +1,208 @@
+"""Building an index: a collection and a model become a directory that can be searched.
+
+Every kind is one function in :data:`BUILDERS`; ``jaxir/search.py`` opens what it wrote.
+"""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jaxir.bm25 import Bm25Config, build_bm25
+from jaxir.data.collection import Collection, open_collection
+from jaxir.errors import InputError
+from jaxir.files import locked
+from jaxir.manifest import (
+    Manifest,
+    check_replaceable,
+    read_manifest,
+    write_doc_ids,
+    write_index,
+)
+from jaxir.progress import progress_bar
+
+if TYPE_CHECKING:
+    from jaxir.checkpoints.model_dir import Model
+
+__all__ = ["BUILDERS", "BuildOptions", "build_index"]
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildOptions:
+    """What may be chosen when an index is built; each kind reads its own.
+
+    Attributes:
+      batch_tokens: tokens of a batch of documents; None for the encoder's default.
+      max_length: cuts documents shorter than the model does; None for the model's.
+      dtype: of stored vectors, ``float32`` or ``float16`` (half the size).
+      shard_rows: documents of a shard; None for the encoder's default.
+      self_contained: keep a copy of the model in the index, so that it can be moved;
+        otherwise the index remembers the model's path.
+      bm25: parameters of BM25.
+    """
+
+    batch_tokens: int | None = None
+    max_length: int | None = None
+    dtype: str = "float32"
+    shard_rows: int | None = None
+    self_contained: bool = True
+    bm25: Bm25Config = dataclasses.field(default_factory=Bm25Config)
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        if self.dtype not in ("float32", "float16"):
+            raise InputError("dtype", repr(self.dtype), "float32 or float16")
+        for name in ("batch_tokens", "max_length", "shard_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(name, str(value), "a positive number")
+
+
+class Job(NamedTuple):
+    """One call of :func:`build_index`.
+
+    Attributes:
+      model: None for kinds without one.
+      collection: what to index.
+      directory: where the index shall stand.
+      options: what was chosen.
+    """
+
+    model: "Model | None"
+    collection: Collection
+    directory: Path
+    options: BuildOptions
+
+
+@contextlib.contextmanager
+def _writing(job: Job, kind: str, details: Mapping[str, Any]) -> Iterator[Path]:
+    """``write_index`` with what all kinds have: the ids and where they came from."""
+    docs = job.collection.docs
+    with write_index(
+        job.directory,
+        kind=kind,
+        counts={"docs": len(docs)},
+        model_fingerprint=job.model.fingerprint if job.model else "",
+        details={
+            "collection": job.collection.name,
+            "collection_fingerprint": docs.fingerprint,
+            **details,
+        },
+    ) as folder:
+        write_doc_ids(folder, docs.doc_ids())
+        yield folder
+
+
+def _build_bm25(job: Job) -> None:
+    docs = job.collection.docs
+    if not len(docs):
+        raise InputError(job.collection.path, "no documents", "at least one")
+    texts = (docs.text(row) for row in range(len(docs)))
+    bar = progress_bar(texts, total=len(docs), label="index", unit="doc")
+    with _writing(job, "bm25", dataclasses.asdict(job.options.bm25)) as folder:
+        (folder / "bm25").mkdir()
+        build_bm25(bar, folder / "bm25", job.options.bm25)
+
+
+def _build_dense(job: Job) -> None:
+    from jaxir.checkpoints.model_dir import save_model
+    from jaxir.encode import BATCH_TOKENS, SHARD_ROWS, encode_corpus
+
+    assert job.model is not None
+    options = job.options
+    # Beside the index, so that an interrupted run is found again and can go on.
+    partial = job.directory.with_name(f"{job.directory.name}.partial")
+    encoded = encode_corpus(
+        job.model,
+        job.collection,
+        partial,
+        batch_tokens=options.batch_tokens or BATCH_TOKENS,
+        shard_rows=options.shard_rows or SHARD_ROWS,
+        max_length=options.max_length,
+        dtype=options.dtype,  # type: ignore[arg-type]
+    )
+    details = {
+        "width": encoded.width,
+        "dtype": options.dtype,
+        "shards": [f"vectors/{path.name}" for path in encoded.paths],
+        "model_kind": job.model.kind,
+        "model_path": os.path.abspath(job.model.path) if job.model.path else "",
+        "self_contained": options.self_contained,
+    }
+    with _writing(job, "dense", details) as folder:
+        (folder / "vectors").mkdir()
+        for path in encoded.paths:
+            _link(path, folder / "vectors" / path.name)
+        if options.self_contained:
+            save_model(folder / "model", job.model)
+    shutil.rmtree(partial)
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for a file where the system has those, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+BUILDERS: Mapping[str, Callable[[Job], None]] = MappingProxyType(
+    {"bm25": _build_bm25, "dense": _build_dense}
+)
+"""What builds an index of each kind."""
+
+
+def build_index(
+    model: "Model | str | os.PathLike",
+    collection: Collection | str | os.PathLike,
+    directory: str | os.PathLike,
+    *,
+    kind: str | None = None,
+    options: BuildOptions | None = None,
+) -> Manifest:
+    """Builds an index of a collection.
+
+    An index that stands at ``directory`` is replaced once the new one is complete.
+    Encoding that was interrupted goes on where it stopped, from
+    ``<directory>.partial``.
+
+    Args:
+      model: ``"bm25"``, a model, or what ``load_model`` reads: a model directory, a
+        sentence-transformers folder, ``hf:ID``.
+      collection: from ``open_collection``, or its folder or name.
+      directory: where the index shall stand.
+      kind: a name in :data:`BUILDERS`; by default the model's own.
+      options: see :class:`BuildOptions`.
+
+    Returns:
+      The manifest of the new index.
+
+    Raises:
+      InputError: nothing to index, a model that this kind cannot use, or a place that
+        holds something else.
+    """
+    directory = Path(directory)
+    check_replaceable(directory)
+    if not isinstance(collection, Collection):
+        collection = open_collection(os.fspath(collection))
+    loaded: Model | None = None
+    if isinstance(model, (str, os.PathLike)):
+        if os.fspath(model) != "bm25":
+            from jaxir.checkpoints.model_dir import load_model
+
+            loaded = load_model(os.fspath(model))
+    else:
+        loaded = model
+    natural = loaded.kind if loaded else "bm25"
+    kind = kind or natural
+    if kind not in BUILDERS:
+        raise InputError("kind", repr(kind), "one of " + ", ".join(BUILDERS))
+    if kind != natural:
+        raise InputError("kind", f"{kind!r} with a model of kind {natural!r}", natural)
+    with locked(directory):
+        BUILDERS[kind](Job(loaded, collection, directory, options or BuildOptions()))
+    return read_manifest(directory)
