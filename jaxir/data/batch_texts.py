@@ -5,6 +5,7 @@ that sees the rows of the whole global batch, so that all processes choose the s
 shape, and makes tokens of its ``own`` rows only.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -193,24 +194,55 @@ def _separate(
     return query, _fold(doc, places.shape[1])
 
 
-class _Pairs(NamedTuple):
-    """The pairs of a batch before they are joined."""
+class _Joint(NamedTuple):
+    """What the joint text of a pair is made of, besides its two parts.
 
-    width: int  # of the rectangle
-    queries: list[str]
-    docs: list[str]
-    real: np.ndarray  # bool [own * list]
+    Attributes:
+      prefix: special tokens before the query.
+      middle: between query and document.
+      suffix: after the document.
+      skip: special tokens before a text that stands alone.
+      tail: special tokens after it.
+      typed: whether the document is of segment 1.
+    """
+
+    prefix: np.ndarray
+    middle: np.ndarray
+    suffix: np.ndarray
+    skip: int
+    tail: int
+    typed: bool
 
 
-def _pairs(
+@functools.lru_cache(maxsize=8)
+def _joint_parts(tokenizer: Tokenizer) -> _Joint:
+    """Learns from four small texts where a tokenizer puts its special tokens."""
+    (one,) = tokenizer.encode(["a"], 64)
+    (empty,) = tokenizer.encode([""], 64)
+    skip = _first_difference(empty, one)
+    firsts, seconds = ["", "a", ""], ["", "", "a"]
+    (bare, first, second), ends = tokenizer.encode_pairs(firsts, seconds, 64)
+    start, stop = _first_difference(bare, first), _first_difference(bare, second)
+    return _Joint(
+        bare[:start], bare[start:stop], bare[stop:], skip, len(empty) - skip,
+        typed=bool(ends[2] < len(second)),
+    )  # fmt: skip
+
+
+def _first_difference(short: np.ndarray, long: np.ndarray) -> int:
+    """The first place where two arrays differ; at most the end of the short one."""
+    (differing,) = np.nonzero(short != long[: len(short)])
+    return int(differing[0]) if len(differing) else len(short)
+
+
+def _width(
     texts: BatchTexts,
     query_rows: np.ndarray,
     places: np.ndarray,
     where: np.ndarray,
-    own: slice,
     extra: int,
-) -> _Pairs:
-    """Texts of the own pairs, and the width that the whole batch needs.
+) -> int:
+    """The length that the joint texts of the global batch are padded to.
 
     Args:
       extra: tokens of a joint text beyond those of its two parts; may be negative.
@@ -218,20 +250,7 @@ def _pairs(
     asked = texts.queries.lengths[texts.queries.places(query_rows)]
     lengths = asked[:, None] + texts.docs.lengths[places] + extra
     longest = min(int(lengths[where].max()), texts.doc_buckets[-1])
-    real = where[own].ravel()
-    owner = np.repeat(query_rows[own], where.shape[1])[real]
-    return _Pairs(
-        bucket_of(longest, texts.doc_buckets),
-        [texts.query_texts[row] for row in owner.tolist()],
-        texts.collection.docs.texts(texts.docs.rows[places[own].ravel()[real]]),
-        real,
-    )
-
-
-def _spread(ids: list[np.ndarray], real: np.ndarray) -> list[np.ndarray]:
-    """Texts at the places that are real, nothing at padding."""
-    found = iter(ids)
-    return [next(found) if kept else _NOTHING for kept in real.tolist()]
+    return bucket_of(longest, texts.doc_buckets)
 
 
 def _joint(
@@ -241,23 +260,33 @@ def _joint(
     where: np.ndarray,
     own: slice,
 ) -> tuple[None, TokenBatch]:
-    """Query and document as the two segments of one text."""
-    tokenizer = texts.tokenizer
-    lone = len(tokenizer.encode(["a"], 512)[0])
-    extra = len(tokenizer.encode(["a"], 512, pairs=["a"])[0]) - 2 * lone
-    pairs = _pairs(texts, query_rows, places, where, own, extra)
-    encoded = tokenizer.encode_pairs(
-        [texts.templates.query.format(text=text) for text in pairs.queries],
-        [texts.templates.doc.format(text=text) for text in pairs.docs],
-        pairs.width,
-    )
-    boundaries = np.full(len(pairs.real), pairs.width, np.int64)
-    boundaries[pairs.real] = encoded.boundaries
+    """Query and document as the two segments of one text.
+
+    Joined from the stored tokens; equal to :meth:`~jaxir.text.Tokenizer.encode_pairs`.
+    """
+    parts = _joint_parts(texts.tokenizer)
+    specials = len(parts.prefix) + len(parts.middle) + len(parts.suffix)
+    around = parts.skip + parts.tail
+    width = _width(texts, query_rows, places, where, specials - 2 * around)
+    room = width - specials
+    ids: list[np.ndarray] = []
+    boundaries: list[int] = []
+    asked = texts.queries.places(query_rows[own])
+    for i, query_place in enumerate(asked.tolist()):
+        first = texts.queries.store[query_place]
+        first = first[parts.skip : len(first) - parts.tail][:room]
+        head = np.concatenate([parts.prefix, first, parts.middle])
+        for place, real in zip(places[own][i].tolist(), where[own][i], strict=True):
+            if not real:
+                ids.append(_NOTHING)
+                boundaries.append(width)
+                continue
+            second = texts.docs.store[place]
+            second = second[parts.skip : len(second) - parts.tail][: room - len(first)]
+            ids.append(np.concatenate([head, second, parts.suffix]))
+            boundaries.append(len(head) if parts.typed else width)
     batch = pad_batch(
-        _spread(encoded.ids, pairs.real),
-        length=pairs.width,
-        pad_id=tokenizer.pad_id,
-        type_boundaries=boundaries,
+        ids, length=width, pad_id=texts.tokenizer.pad_id, type_boundaries=boundaries
     )
     return None, _fold(batch, places.shape[1])
 
@@ -269,21 +298,25 @@ def _template(
     where: np.ndarray,
     own: slice,
 ) -> tuple[None, TokenBatch]:
-    """Query and document as one text by the pair template."""
+    """Query and document as one text by the pair template.
+
+    Tokenized anew, since what stands beside a word can change how it splits.
+    """
     tokenizer, pair = texts.tokenizer, texts.templates.pair
     lone = len(tokenizer.encode(["a"], 512)[0])
     whole = len(tokenizer.encode([pair.format(query="a", document="a")], 512)[0])
     # two to spare: a part may split otherwise beside the template's words
-    pairs = _pairs(texts, query_rows, places, where, own, whole - 2 * lone + 2)
+    width = _width(texts, query_rows, places, where, whole - 2 * lone + 2)
+    real = where[own].ravel()
+    owner = np.repeat(query_rows[own], where.shape[1])[real]
+    docs = texts.collection.docs.texts(texts.docs.rows[places[own].ravel()[real]])
     joint = [
-        pair.format(query=query, document=doc)
-        for query, doc in zip(pairs.queries, pairs.docs, strict=True)
+        pair.format(query=texts.query_texts[row], document=doc)
+        for row, doc in zip(owner.tolist(), docs, strict=True)
     ]
-    batch = pad_batch(
-        _spread(tokenizer.encode(joint, pairs.width), pairs.real),
-        length=pairs.width,
-        pad_id=tokenizer.pad_id,
-    )
+    encoded = iter(tokenizer.encode(joint, width))
+    ids = [next(encoded) if kept else _NOTHING for kept in real.tolist()]
+    batch = pad_batch(ids, length=width, pad_id=tokenizer.pad_id)
     return None, _fold(batch, places.shape[1])
 
 

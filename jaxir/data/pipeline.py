@@ -46,7 +46,8 @@ class PipelineConfig:
       batch_size: queries of a global batch, over all processes.
       list_size: documents of a list.  Of a longer list the first positive and a random
         choice of the rest are taken, another in each epoch; a shorter one is padded.
-      query_length: most tokens of a query.
+      query_length: most tokens of a query; of no effect on joint texts, of which the
+        document is cut.
       doc_length: most tokens of a document, or of a joint text.
       seed: of the order and the choices.
       encode: ``"separate"`` texts for bi-encoders; ``"joint"``, both as two segments
@@ -101,8 +102,8 @@ def plan_epoch(
     Example::
 
       >>> plan_epoch(np.array([9, 1, 8, 2]), batch_size=2, window=2, seed=0, epoch=0)
-      array([[1, 3],
-             [2, 0]])
+      array([[2, 0],
+             [1, 3]])
     """
     random = np.random.default_rng([seed, epoch])
     count = len(lengths) // batch_size
@@ -153,10 +154,13 @@ class Batches(Iterator[RankBatch]):
         self._strategy = STRATEGIES[config.encode]
         self._positives = find_positives(table, collection, split)
         named = np.concatenate([table.doc_rows, self._positives.doc_rows])
+        # in a joint text only the document gives way
+        apart = config.encode == "separate"
+        query_length = config.query_length if apart else config.doc_length
         self._texts = open_texts(
             collection, split, tokenizer, config.templates,
             query_rows=np.unique(table.query_rows), doc_rows=np.unique(named),
-            query_buckets=few_lengths(config.query_length, config.query_buckets),
+            query_buckets=few_lengths(query_length, config.query_buckets),
             doc_buckets=few_lengths(config.doc_length, config.doc_buckets),
         )  # fmt: skip
         docs = self._texts.docs
