@@ -1,0 +1,143 @@
+"""A file of lines that takes hours to make, and survives an interruption.
+
+Work is done in groups with a key.  Each finished group goes to ``<path>.partial`` as
+one line, so that a crash can spoil only the last; the file itself appears, whole, when
+everything is done.  Begun again with the same settings, the work goes on where it
+stopped and ends with the same bytes as if it had never stopped.
+"""
+
+import contextlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxir.errors import InputError
+from jaxir.files import atomic_file
+from jaxir.progress import say
+
+__all__ = ["ResumableLines", "resumable_lines"]
+
+
+class ResumableLines:
+    """The open file: what is done, and how to add to it.
+
+    Attributes:
+      done: keys of the groups that are finished.
+      counts: sums of the counts given with the groups.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.done: set[str] = set()
+        self.counts: Counter[str] = Counter()
+        self._path = path
+        self._partial = path.with_name(path.name + ".partial")
+        self._head = json.dumps({"settings": settings}, sort_keys=True)
+        with self._disk_errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            end = self._read()
+            # what follows the last whole line was being written when work stopped
+            self._stream = self._partial.open("r+b" if end else "wb")
+            self._stream.truncate(end)
+            self._stream.seek(end)
+            if not end:
+                self._write(self._head)
+
+    def _read(self) -> int:
+        """Takes in what a stopped run has done; returns where its last line ends."""
+        if not self._partial.is_file():
+            return 0
+        end = 0
+        with self._partial.open("rb") as stream:
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    break
+                text = line.decode("utf-8").rstrip("\n")
+                if end == 0 and text != self._head:
+                    say(f"{self._partial}: of other settings or input; starting over")
+                    return 0
+                if end:
+                    record = json.loads(text)
+                    self.done.add(record["key"])
+                    self.counts.update(record["counts"])
+                end += len(line)
+        if self.done:
+            say(f"{self._partial}: {len(self.done)} groups are done already; going on")
+        return end
+
+    def append(
+        self, key: str, lines: Iterable[str], counts: Mapping[str, int] | None = None
+    ) -> None:
+        """Adds a finished group: any number of lines, none of them with a line end."""
+        record = {"key": key, "lines": list(lines), "counts": dict(counts or {})}
+        with self._disk_errors():
+            self._write(json.dumps(record))
+        self.done.add(key)
+        self.counts.update(record["counts"])
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text.encode() + b"\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Closes the partial file and leaves it for the next run."""
+        self._stream.close()
+
+    def finish(self) -> None:
+        """Puts the whole file in its place and removes the partial one."""
+        self._stream.close()
+        with (
+            self._partial.open(encoding="utf-8") as stream,
+            atomic_file(self._path) as out,
+        ):
+            next(stream)
+            for record in stream:
+                for line in json.loads(record)["lines"]:
+                    out.write(line + "\n")
+        self._partial.unlink()
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                self._partial, f"cannot write ({error.strerror})",
+                remedy="make room or choose another place; what is done is kept",
+            ) from error  # fmt: skip
+
+
+@contextlib.contextmanager
+def resumable_lines(
+    path: str | os.PathLike, settings: Mapping[str, Any]
+) -> Iterator[ResumableLines]:
+    """Opens a file of lines that is finished at the end of the block, or resumed later.
+
+    Args:
+      path: the file that shall stand at the end; ``.gz`` is compressed.
+      settings: everything the lines depend on, JSON-able; work done under other
+        settings is not used.
+
+    Raises:
+      InputError: the place cannot be written or is full; what is done is kept.
+
+    Example::
+
+      >>> import pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / "squares.txt"
+      >>> with resumable_lines(path, {"power": 2}) as out:
+      ...     for n in (1, 2, 3):
+      ...         if str(n) not in out.done:
+      ...             out.append(str(n), [str(n**2)])
+      >>> path.read_text().split()
+      ['1', '4', '9']
+    """
+    out = ResumableLines(Path(path), settings)
+    try:
+        yield out
+    except BaseException:
+        out.close()
+        raise
+    out.finish()

@@ -1,0 +1,302 @@
+"""Teachers' scores for training lists: one teacher, or an ensemble of unlike ones.
+
+Scores of unlike teachers are made comparable within each list before they are averaged,
+as the ensembles of learned sparse retrieval do (Geng et al., "Towards Competitive
+Search Relevance For Inference-Free Learned Sparse Retrievers", arXiv 2411.04403,
+section 4.2: min-max within the list, weighted mean, times a constant).
+"""
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxir.data.lists import TrainingList, list_to_json, read_lists
+from jaxir.data.resumable import resumable_lines
+from jaxir.errors import InputError
+from jaxir.files import sha256_file
+from jaxir.fuse import NORMALIZATIONS
+from jaxir.progress import progress_bar
+
+__all__ = [
+    "TEACHERS",
+    "LabelReport",
+    "Teacher",
+    "bi_encoder_teacher",
+    "combine_scores",
+    "label",
+    "label_lists",
+    "load_teacher",
+]
+
+Teacher = Callable[[Sequence[str], Sequence[Sequence[str]]], list[np.ndarray]]
+"""``teacher(queries, docs)``: scores ``[L]`` of each query text's document texts."""
+
+
+class LabelReport(NamedTuple):
+    """What :func:`label_lists` did.
+
+    Attributes:
+      lists: lists labelled.
+      pairs: query-document pairs scored.
+      teachers: number of teachers.
+    """
+
+    lists: int
+    pairs: int
+    teachers: int
+
+
+def bi_encoder_teacher(model: Any, *, keep: int = 50_000) -> Teacher:
+    """A teacher that scores by the inner product of a bi-encoder's vectors.
+
+    A model of cosine similarity gives normalised vectors, so that the product is its
+    cosine.  Vectors of recent documents are kept, since lists share documents.
+
+    Args:
+      model: from ``load_model``.
+      keep: documents whose vectors are kept.
+    """
+    from jaxir.encode import TextEncoder
+
+    encode_query = TextEncoder(model, side="query")
+    encode_doc = TextEncoder(model, side="doc")
+    kept: OrderedDict[str, np.ndarray] = OrderedDict()
+
+    def teacher(
+        queries: Sequence[str], docs: Sequence[Sequence[str]]
+    ) -> list[np.ndarray]:
+        texts = dict.fromkeys(text for group in docs for text in group)
+        fresh = [text for text in texts if text not in kept]
+        if fresh:
+            kept.update(zip(fresh, encode_doc(fresh), strict=True))
+        scores = []
+        for vector, group in zip(encode_query(list(queries)), docs, strict=True):
+            rows = np.stack([kept[text] for text in group])
+            scores.append((rows @ vector).astype(np.float32))
+        for text in texts:
+            kept.move_to_end(text)
+        while len(kept) > keep:
+            kept.popitem(last=False)
+        return scores
+
+    return teacher
+
+
+TEACHERS: dict[str, Callable[[Any], Teacher]] = {"dense": bi_encoder_teacher}
+"""How a model of each kind teaches; a family that can score pairs adds a row."""
+
+
+def load_teacher(spec: str | os.PathLike) -> Teacher:
+    """The teacher that a model directory or ``hf:ID`` holds.
+
+    Raises:
+      InputError: there is no such model, or its kind cannot teach.
+    """
+    from jaxir.checkpoints.model_dir import load_model
+
+    model = load_model(spec)
+    if model.kind not in TEACHERS:
+        raise InputError(
+            spec, f"a model of kind {model.kind!r} as a teacher",
+            "one of " + ", ".join(TEACHERS),
+        )  # fmt: skip
+    return TEACHERS[model.kind](model)
+
+
+def combine_scores(
+    scores: Sequence[np.ndarray],
+    *,
+    normalization: str = "min-max",
+    weights: Sequence[float] | None = None,
+    scale: float = 1.0,
+) -> np.ndarray:
+    """One score for each document of a list from several teachers'.
+
+    ``scale * sum_i w_i n(s_i) / sum_i w_i``, with n the normalisation within the list.
+
+    Args:
+      scores: for each teacher, ``[L]``.
+      normalization: a name from :data:`jaxir.fuse.NORMALIZATIONS`.
+      weights: one for each teacher; equal by default.
+      scale: what the mean is multiplied with.
+
+    Returns:
+      float64 ``[L]``.
+
+    Example::
+
+      >>> combine_scores([np.array([9.0, 5.0, 1.0]), np.array([0.8, 0.9, 0.7])])
+      array([0.75, 0.75, 0.  ])
+    """
+    shares = np.ones(len(scores)) if weights is None else np.asarray(weights)
+    normalize = NORMALIZATIONS[normalization]
+    parts = [normalize(np.asarray(one, np.float64)) for one in scores]
+    total = sum(share * part for share, part in zip(shares, parts, strict=True))
+    return np.asarray(scale * total / shares.sum())
+
+
+def label(
+    teachers: Sequence[Teacher],
+    lists: Iterable[TrainingList],
+    collection: Any,
+    *,
+    normalization: str | None = None,
+    weights: Sequence[float] | None = None,
+    scale: float = 1.0,
+    batch_size: int = 64,
+) -> Iterator[TrainingList]:
+    """Yields lists with the teachers' scores, streaming.
+
+    Args:
+      teachers: functions of texts; :func:`load_teacher` makes one of a model.
+      lists: training lists over the collection.
+      collection: holds the texts of queries and documents.
+      normalization: a name from :data:`jaxir.fuse.NORMALIZATIONS`; by default raw
+        scores of one teacher, and min-max for several, whose scales differ.
+      weights: one for each teacher; equal by default.
+      scale: what the combined scores are multiplied with.
+      batch_size: lists scored at a time.
+
+    Raises:
+      InputError: no teacher, weights that do not fit, a list that names a query or
+        document the collection does not hold, or a score that is not finite.
+    """
+    normalization = _check(teachers, normalization, weights, batch_size)
+    queries = collection.queries(None)
+    stream = iter(lists)
+    while batch := list(islice(stream, batch_size)):
+        texts = [_texts(item, queries, collection) for item in batch]
+        asked = [query for query, _ in texts]
+        groups = [docs for _, docs in texts]
+        every = [teacher(asked, groups) for teacher in teachers]
+        for i, item in enumerate(batch):
+            scores = combine_scores(
+                [_finite(item, given[i], t) for t, given in enumerate(every)],
+                normalization=normalization, weights=weights, scale=scale,
+            )  # fmt: skip
+            yield item._replace(scores=tuple(scores.tolist()))
+
+
+def _check(
+    teachers: Sequence[object],
+    normalization: str | None,
+    weights: Sequence[float] | None,
+    batch_size: int,
+) -> str:
+    """The normalisation to use."""
+    if not teachers:
+        raise InputError("teachers", "none", "at least one model")
+    if normalization is None:
+        normalization = "min-max" if len(teachers) > 1 else "none"
+    if normalization not in NORMALIZATIONS:
+        expected = "one of " + ", ".join(NORMALIZATIONS)
+        raise InputError("normalization", repr(normalization), expected)
+    if weights is not None and len(weights) != len(teachers):
+        raise InputError(
+            "weights", f"{len(weights)} for {len(teachers)} teachers",
+            "one for each teacher",
+        )  # fmt: skip
+    if weights is not None and not (min(weights) >= 0 and sum(weights) > 0):
+        raise InputError("weights", str(list(weights)), "at least 0, and not all 0")
+    if batch_size < 1:
+        raise InputError("batch_size", str(batch_size), "at least 1")
+    return normalization
+
+
+def _texts(
+    item: TrainingList, queries: Mapping[str, str], collection: Any
+) -> tuple[str, list[str]]:
+    if item.query_id not in queries:
+        raise InputError(
+            "lists", f"query {item.query_id!r} is not in the collection",
+            "lists over this collection", "name the collection they were made from",
+        )  # fmt: skip
+    rows = collection.docs.rows(item.doc_ids)
+    if (rows < 0).any():
+        absent = item.doc_ids[int((rows < 0).argmax())]
+        raise InputError(
+            "lists", f"document {absent!r} is not in the collection",
+            "lists over this collection", "name the collection they were made from",
+        )  # fmt: skip
+    return queries[item.query_id], collection.docs.texts(rows.tolist())
+
+
+def _finite(item: TrainingList, scores: np.ndarray, teacher: int) -> np.ndarray:
+    scores = np.asarray(scores, np.float64)
+    if scores.shape != (len(item.doc_ids),):
+        raise InputError(
+            f"teacher {teacher + 1}", f"scores of shape {scores.shape}",
+            f"{len(item.doc_ids)} scores",
+        )  # fmt: skip
+    if not np.isfinite(scores).all():
+        bad = item.doc_ids[int((~np.isfinite(scores)).argmax())]
+        raise InputError(
+            f"teacher {teacher + 1}", f"score of {bad!r} for {item.query_id!r} is not "
+            "finite", "finite numbers", "check the teacher's weights",
+        )  # fmt: skip
+    return scores
+
+
+def label_lists(
+    teachers: Sequence[Teacher],
+    lists: str | os.PathLike,
+    collection: Any,
+    path: str | os.PathLike,
+    *,
+    normalization: str | None = None,
+    weights: Sequence[float] | None = None,
+    scale: float = 1.0,
+    batch_size: int = 64,
+    identity: str = "",
+) -> LabelReport:
+    """Labels a file of lists into another; resumes where it was interrupted.
+
+    Args:
+      teachers: see :func:`label`.
+      lists: the JSON lines file to read.
+      collection: see :func:`label`.
+      path: the JSON lines file to write; it appears when all lists are done.
+      normalization: see :func:`label`.
+      weights: see :func:`label`.
+      scale: see :func:`label`.
+      batch_size: see :func:`label`.
+      identity: names the teachers; work done by others is not resumed.
+
+    Raises:
+      InputError: see :func:`label`; or a file cannot be read or written.
+    """
+    if Path(lists).resolve() == Path(path).resolve():
+        raise InputError(path, "the file that is read", "another name for the output")
+    normalization = _check(teachers, normalization, weights, batch_size)
+    total = sum(1 for _ in read_lists(lists))  # also finds a bad line before the work
+    settings = {
+        "lists": sha256_file(lists), "collection": collection.docs.fingerprint,
+        "queries": _fingerprint(collection.queries(None)), "scale": scale,
+        "normalization": normalization, "weights": weights and list(weights),
+        "identity": identity,
+    }  # fmt: skip
+    with resumable_lines(path, settings) as out:
+        done = len(out.done)
+        labelled = label(
+            teachers, islice(read_lists(lists), done, None), collection,
+            normalization=normalization, weights=weights, scale=scale,
+            batch_size=batch_size,
+        )  # fmt: skip
+        bar = progress_bar(total=total, label="label", unit="list", initial=done)
+        with bar:
+            for number, item in enumerate(labelled, done):
+                pairs = {"pairs": len(item.doc_ids)}
+                out.append(str(number), [list_to_json(item)], pairs)
+                bar.update()
+        report = LabelReport(len(out.done), out.counts["pairs"], len(teachers))
+    return report
+
+
+def _fingerprint(queries: Mapping[str, str]) -> str:
+    return hashlib.sha256(repr(sorted(queries.items())).encode()).hexdigest()
