@@ -22,6 +22,7 @@ from typing import NamedTuple
 from jaxir.data.lines import (
     check_identifier,
     first_line,
+    is_identifier,
     json_field,
     json_object,
     numbered_lines,
@@ -160,7 +161,8 @@ def corpus_with_lines(path: Path) -> Iterator[tuple[int, Doc]]:
                     f"{columns} columns separated by tabs, as in line {first}",
                     "mend the line; a text may not contain a tab",
                 )  # fmt: skip
-            check_identifier(f"{path}:{number}", "document id", parts[0])
+            if not is_identifier(parts[0]):
+                check_identifier(f"{path}:{number}", "document id", parts[0])
             yield number, Doc(parts[0], parts[2] if columns == 4 else "", parts[-1])
     else:
         raise InputError(

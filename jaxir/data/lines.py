@@ -146,13 +146,24 @@ def json_field(
     return value
 
 
+def is_identifier(value: str) -> bool:
+    """True unless empty, or with a tab, a newline or outer spaces."""
+    return (
+        bool(value)
+        and value == value.strip()
+        and "\t" not in value
+        and "\n" not in value
+        and "\r" not in value
+    )
+
+
 def check_identifier(where: str, name: str, value: str) -> None:
     """Refuses ids that no tab-separated file can carry.
 
     Raises:
       InputError: the id is empty, begins or ends with a space, or has a tab or newline.
     """
-    if not value or value != value.strip() or any(c in value for c in "\t\n\r"):
+    if not is_identifier(value):
         raise InputError(
             where,
             f"{name!r} is {value!r}",
