@@ -246,6 +246,8 @@ def train(
 
         def fetch() -> None:
             """Brings metrics to the host and looks at them: before any save."""
+            if not on_device:
+                return
             first = step - len(on_device)
             for i, values in enumerate(jax.device_get(on_device)):
                 values = {name: float(value) for name, value in values.items()}
