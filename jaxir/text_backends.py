@@ -225,6 +225,11 @@ def from_sentencepiece(path: Path, settings: dict[str, Any]) -> Backend:
 
 
 def through_transformers(name: str) -> Backend:
+    """Whatever AutoTokenizer makes of a folder or a Hugging Face id.
+
+    Raises:
+      InputError: nothing, or a tokenizer without a ``tokenizer.json`` form.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -248,6 +253,11 @@ def through_transformers(name: str) -> Backend:
 
 
 def from_json(path: Path, settings: dict[str, Any]) -> Backend:
+    """A ``tokenizer.json``.
+
+    Raises:
+      InputError: the file is none.
+    """
     from tokenizers import Tokenizer
 
     try:
