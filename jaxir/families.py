@@ -34,6 +34,8 @@ class Family(NamedTuple):
       encode_query: ``encode_query(config, params, tokens) -> array``.
       encode_doc: ``encode_doc(config, params, tokens) -> array``.
       losses_class: the frozen dataclass that ``make_task`` takes.
+      adapt_params: ``adapt_params(config, params, target_config) -> params`` of another
+        configuration that starts from these.
     """
 
     kind: str
@@ -43,6 +45,7 @@ class Family(NamedTuple):
     encode_query: Callable
     encode_doc: Callable
     losses_class: type
+    adapt_params: Callable
 
 
 FAMILIES: Mapping[str, Family] = types.MappingProxyType(
@@ -55,6 +58,7 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
             encode_query=dense_model.encode_query,
             encode_doc=dense_model.encode_doc,
             losses_class=dense_task.DenseLoss,
+            adapt_params=dense_model.adapt_params,
         ),
     }
 )

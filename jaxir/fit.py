@@ -12,7 +12,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxir.checkpoints.model_dir import Model, load_model, save_model
+from jaxir.checkpoints.model_dir import (
+    Model,
+    load_model,
+    model_from_parts,
+    save_model,
+)
 from jaxir.data.collection import Collection, open_collection
 from jaxir.data.formats import read_run
 from jaxir.data.lists import sample_lists
@@ -23,7 +28,7 @@ from jaxir.families import family
 from jaxir.progress import say
 from jaxir.text import Templates, load_tokenizer
 from jaxir.train.loop import TrainConfig, train
-from jaxir.train.optimizers import OptimizerConfig, make_optimizer
+from jaxir.train.optimizers import OptimizerConfig
 from jaxir.validate import ValidationConfig, make_validation
 
 __all__ = ["Fit", "ListSource", "fit", "initialized", "pretrained", "with_changes"]
@@ -64,7 +69,11 @@ def pretrained(path: str, changes: Mapping[str, Any] | None = None) -> Model:
       InputError: the model cannot be read, or a field does not exist.
     """
     model = load_model(path)
-    return model._replace(config=with_changes(model.config, changes or {}))
+    config = with_changes(model.config, changes or {})
+    params = family(model.kind).adapt_params(model.config, model.params, config)
+    return model_from_parts(
+        model.kind, config, params, model.tokenizer, path=model.path
+    )
 
 
 def initialized(kind: str, config: Any, tokenizer: str, seed: int = 0) -> Model:
@@ -77,10 +86,8 @@ def initialized(kind: str, config: Any, tokenizer: str, seed: int = 0) -> Model:
       seed: of the initial parameters.
     """
     params = family(kind).init(config, jax.random.key(seed))
-    return Model(
-        kind=kind, config=config, params=params,
-        tokenizer=load_tokenizer(tokenizer), fingerprint="", path="",
-    )  # fmt: skip
+    return model_from_parts(kind, config, params, load_tokenizer(tokenizer))
+
 
 @dataclasses.dataclass(frozen=True)
 class ListSource:
@@ -101,6 +108,10 @@ class ListSource:
     skip_top: int = 0
     depth: int = 1000
     per: str = "positive"
+
+
+_SAMPLED, _BATCHES = ListSource(), PipelineConfig()
+_ADAMW, _ONE_EPOCH = OptimizerConfig(), TrainConfig(epochs=1)
 
 
 class Fit(NamedTuple):
@@ -152,10 +163,10 @@ def fit(
     model_dir: str | Path,
     loss: Any = None,
     split: str = "train",
-    lists: ListSource = ListSource(),  # noqa: B008 - frozen
-    pipeline: PipelineConfig = PipelineConfig(),  # noqa: B008
-    optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
-    loop: TrainConfig = TrainConfig(epochs=1),  # noqa: B008
+    lists: ListSource = _SAMPLED,
+    pipeline: PipelineConfig = _BATCHES,
+    optimizer: OptimizerConfig = _ADAMW,
+    loop: TrainConfig = _ONE_EPOCH,
     validation: ValidationConfig | None = None,
     operative_config: str | Callable[[], str] = "",
     command: str = "",
@@ -214,11 +225,15 @@ def fit(
         initial_params=model.params,
         evaluate=evaluate,
     )
-    trained = model._replace(params=jax.device_get(result.params))
-    gin_text = operative_config if isinstance(operative_config, str) else operative_config()
-    saved = save_model(
+    trained = model_from_parts(
+        model.kind, config, result.params, model.tokenizer, path=str(work_dir)
+    )
+    gin_text = (
+        operative_config if isinstance(operative_config, str) else operative_config()
+    )
+    save_model(
         work_dir, trained, operative_config=gin_text, metrics=result.metrics,
         training_data=f"{collection.name}:{split}", command=command,
     )  # fmt: skip
     say(f"{work_dir}: trained {result.step} steps, best at {result.best_step}")
-    return Fit(saved, result.step, result.metrics, result.compilations)
+    return Fit(trained, result.step, result.metrics, result.compilations)

@@ -123,6 +123,6 @@ def make_validation(
             )
         }
         result = evaluate(sample.qrels, {"model": run}, metrics=config.metrics)
-        return result.means["model"]
+        return {name: result.mean("model", name) for name in result.metrics}
 
     return validation

