@@ -33,7 +33,9 @@ class StoredTexts:
     def __init__(self, rows: np.ndarray, store: TokenStore) -> None:
         self.rows, self.store = rows, store
         self.lengths = np.asarray(store.lengths, np.int32)
-        self._content: dict[int, int] = {}
+        # filled as batches ask: 9 bytes a text
+        self._content = np.zeros(len(rows), np.int64)
+        self._known = np.zeros(len(rows), bool)
 
     def places(self, rows: np.ndarray) -> np.ndarray:
         """Where rows stand in the store; rows of -1 give 0."""
@@ -41,15 +43,13 @@ class StoredTexts:
 
     def content(self, places: np.ndarray) -> np.ndarray:
         """int64, equal exactly where the tokens are (but for one chance in 2^64)."""
-        found = np.empty(len(places), np.int64)
-        for i, place in enumerate(places.tolist()):
-            known = self._content.get(place)
-            if known is None:
-                digest = hashlib.blake2b(self.store[place].tobytes(), digest_size=8)
-                known = int.from_bytes(digest.digest(), "little", signed=True)
-                self._content[place] = known
-            found[i] = known
-        return found
+        for place in places[~self._known[places]].tolist():
+            digest = hashlib.blake2b(self.store[place].tobytes(), digest_size=8)
+            self._content[place] = int.from_bytes(
+                digest.digest(), "little", signed=True
+            )
+            self._known[place] = True
+        return self._content[places]
 
 
 class BatchTexts(NamedTuple):

@@ -17,7 +17,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,9 +166,10 @@ class Batches(Iterator[RankBatch]):
         docs = self._texts.docs
         lengths = docs.lengths[docs.places(table.doc_rows)]
         self._lengths = np.maximum.reduceat(lengths, table.bounds[:-1])
-        made_of = (table.fingerprint, collection.docs.fingerprint)
-        made_of += (tokenizer.fingerprint, repr(config))
-        self._fingerprint = hashlib.sha256("\0".join(made_of).encode()).hexdigest()
+        parts = [table.fingerprint, collection.docs.fingerprint, tokenizer.fingerprint]
+        # how far ahead the thread works changes no batch
+        made_of = "\0".join([*parts, repr(replace(config, prefetch=1))])
+        self._fingerprint = hashlib.sha256(made_of.encode()).hexdigest()
         self._lock = threading.Lock()
         self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
         self._iterator = self._stream()

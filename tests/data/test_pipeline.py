@@ -157,7 +157,8 @@ def test_resumed_is_uninterrupted_over_an_epoch(folder, tokenizer, count, encode
         assert _same(batch, wanted)
     state = json.loads(json.dumps(first.state()))
     assert state["position"] == count
-    second = make_batches(lists, collection, tokenizer, config)
+    ahead = replace(config, prefetch=9)  # changes no batch
+    second = make_batches(lists, collection, tokenizer, ahead)
     next(second)
     second.restore(state)
     for batch, wanted in zip(_copy(second, 7), expected[count:], strict=True):
