@@ -289,7 +289,12 @@ def _no_orbax_remarks(record: Any) -> bool:
 
 
 def _save_params(path: Path, params: Params) -> None:
-    _orbax().save(path, params)
+    ocp = _orbax()
+    # Only this process writes: Orbax must not wait for the others.
+    context = ocp.Context()
+    context.multiprocessing.active_processes = {0}
+    with context:
+        ocp.save(path, params)
 
 
 def _load_params(path: Path, shapes: Any) -> Params:
