@@ -147,12 +147,16 @@ def prepare_lists(
       InputError: lists that do not fit the collection (see
         :func:`~jaxir.data.table.build_table`), or no space.
     """
+    import tensorflow_datasets as tfds
+
     table = build_table(lists, collection, split)
     query_ids = list(collection.queries(split))
     with atomic_directory(directory) as temporary, _quiet_tfds():
         builder = _builder_class()(data_dir=str(temporary), file_format="array_record")
         builder.records = _records(table, collection, query_ids)
-        builder.download_and_prepare()
+        # by default TFDS first asks its bucket on the network
+        offline = tfds.download.DownloadConfig(try_download_gcs=False)
+        builder.download_and_prepare(download_config=offline)
         meta = {
             "format_version": _META_VERSION,
             "collection": collection.name,
