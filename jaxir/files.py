@@ -31,6 +31,9 @@ __all__ = [
 ]
 
 
+_NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)  # a file stands where a folder should
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turns a full disk or a forbidden place into a user's one-line error."""
@@ -43,7 +46,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 "no space left on the device",
                 remedy="free space or choose another place; nothing was written",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, *_NO_FOLDER):
             raise InputError(
                 path,
                 f"cannot write here ({error.strerror})",
@@ -167,8 +170,8 @@ def open_text(path: str | os.PathLike) -> io.TextIOWrapper:
     with path.open("rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
     if compressed:
-        raw = gzip.GzipFile(path, "rb")
-        return io.TextIOWrapper(raw, encoding="utf-8", newline="\n")
+        packed = gzip.GzipFile(path, "rb")
+        return io.TextIOWrapper(packed, encoding="utf-8", newline="\n")
     return path.open(encoding="utf-8", newline="\n")
 
 

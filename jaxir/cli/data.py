@@ -13,6 +13,7 @@ A check ends with a summary, or with one line that names file, line and remedy.
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxir.errors import InputError
@@ -82,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
 def _make_or_check(args: argparse.Namespace) -> "CollectionCheck":
     from jaxir.data.collection import open_collection, write_beir
 
+    if args.output:
+        _require_replaceable(args.output)
     if args.form == "pydocs":
         from jaxir.data.pydocs import write_pydocs
 
@@ -95,9 +98,29 @@ def _make_or_check(args: argparse.Namespace) -> "CollectionCheck":
         _require_form(collection, args.form)
     if not args.output:
         return collection.check()
+    if Path(args.output).resolve() == Path(collection.path).resolve():
+        raise InputError(args.output, "this is the collection itself", "another folder")
     collection.check()  # before anything is written
     written = write_beir(collection, args.output)
     return open_collection(written, allow_empty=args.allow_empty).check()
+
+
+_COLLECTION_FILES = {"corpus.jsonl", "queries.jsonl", "qrels", "manifest.json"}
+
+
+def _require_replaceable(output: str) -> None:
+    """What is written takes the place of the folder as a whole: only of its like."""
+    path = Path(output)
+    if not path.exists():
+        return
+    names = (
+        {p.name.removesuffix(".gz") for p in path.iterdir()} if path.is_dir() else {""}
+    )
+    if names - _COLLECTION_FILES:
+        raise InputError(
+            output, "this exists and holds more than a collection",
+            "a new or empty folder", "choose another place",
+        )  # fmt: skip
 
 
 def _require_form(collection: "Collection", form: str) -> None:
@@ -118,6 +141,13 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
     spec, split = split_spec(args.collection)
     if split is None:
         raise InputError("--collection", repr(spec), "C:split", "name the split")
+    output = Path(args.output)
+    empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
+    if not empty and not (output / "lists.json").is_file():
+        raise InputError(
+            output, "this exists and holds no prepared lists",
+            "a new or empty folder", "choose another place",
+        )  # fmt: skip
     count = 0
 
     def counted() -> Any:

@@ -134,6 +134,28 @@ def test_msmarco_and_trec_become_beir(jaxir, tmp_path):
         assert written.docs[written.docs.row("1")].text == "the second"
 
 
+def test_only_a_collection_is_overwritten(jaxir, tiny_collection, tmp_path):
+    output = tmp_path / "out"
+    words = ("data", "beir", tiny_collection, "--output", output)
+    for _ in range(2):
+        code, _, err = jaxir(*words)
+        assert (code, err) == (0, "")
+    (output / "thesis.txt").write_text("precious")
+    code, _, err = jaxir(*words)
+    assert code == 2
+    assert "this exists and holds more than a collection; expected a new" in err
+    assert (output / "thesis.txt").read_text() == "precious"
+    file = output / "thesis.txt"
+    code, _, err = jaxir("data", "pydocs", "--output", file)
+    assert (code, file.read_text()) == (2, "precious")
+    code, _, err = jaxir("data", "beir", tiny_collection, "--output", file / "x")
+    assert code == 2
+    assert "cannot write here (File exists)" in err
+    code, _, err = jaxir("data", "beir", tiny_collection, "--output", tiny_collection)
+    assert code == 2
+    assert "this is the collection itself; expected another folder" in err
+
+
 def test_corpus_without_judgments(jaxir, tiny_collection):
     for path in (tiny_collection / "qrels").iterdir():
         path.unlink()
@@ -170,3 +192,8 @@ def test_tfds(jaxir, tiny_collection, tmp_path):
     code, _, err = jaxir("data", *words, tiny_collection)
     assert code == 2
     assert "expected C:split; name the split" in err
+    for name, code in (("set", 0), ("cache", 2)):  # its like is replaced, nothing else
+        words[4] = tmp_path / name
+        assert jaxir("data", *words, f"{tiny_collection}:train")[0] == code
+    assert (tmp_path / "cache" / "collections").is_dir()
+    assert "holds no prepared lists" in jaxir("data", *words, "x:y")[2]
