@@ -109,4 +109,4 @@ def test_two_processes_make_one_batch():
     for run in runs:
         out, err = run.communicate(timeout=120)
         assert run.returncode == 0, err[-2000:]
-        assert out.split()[-2:] == ["784.0", "True"]  # after gloo's chatter
+        assert "784.0 True" in out  # amid gloo's chatter

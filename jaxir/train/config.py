@@ -82,8 +82,8 @@ def resolve_durations(
             f"{config.total_steps} and {config.epochs}",
             "exactly one of the two",
         )
-    if config.total_steps is not None:
-        total = config.total_steps
+    if config.epochs is None:
+        total = config.total_steps or 0
     elif steps_per_epoch is None:
         raise InputError(
             "epochs", "the length of the data is unknown", "a count", "use total_steps"

@@ -208,7 +208,7 @@ def train(
         task, optimizer, example, rng,
         mesh=mesh, initial_params=initial_params, rule=sharding_rule,
     )  # fmt: skip
-    train_step = make_train_step(
+    train_step: Any = make_train_step(
         task, optimizer, accumulate=config.accumulate, mesh=mesh,
         rng_impl=config.rng_impl,
         shardings=jax.tree.map(lambda leaf: leaf.sharding, plan.like),
@@ -241,7 +241,8 @@ def train(
             stack.callback(output.close)
             output.resume(step)
 
-        rate, on_device, compiled = _Rate(), [], 0
+        rate, compiled = _Rate(), 0
+        on_device: list[Any] = []  # metrics of steps not looked at yet
         received = stack.enter_context(collect_signals())
 
         def fetch() -> None:
