@@ -201,8 +201,9 @@ def _fetching(where: str, records: Callable[[], Iterable]) -> Iterator:
     try:
         yield from records()
     except (OSError, RuntimeError) as error:
+        reason = str(error.args[0] if error.args else error)[:100]
         raise InputError(
-            where, f"ir_datasets could not provide it ({error})",
+            where, f"ir_datasets could not provide it ({reason})",
             remedy="check the network, or the licence its page names",
         ) from error  # fmt: skip
 
@@ -229,6 +230,14 @@ def _irds_qrels(where: str, dataset: Any) -> Qrels:
     return qrels
 
 
+def _documents_id(dataset: Any) -> str | None:
+    """The id that several ids with the same documents share."""
+    try:
+        return dataset.docs_namespace()
+    except TypeError:  # ir_datasets 0.6 defines Vaswani's without `self`
+        return None
+
+
 def irds_layout(dataset_id: str) -> Layout:
     """The parts of an ir_datasets id, such as ``msmarco-passage/dev/small``.
 
@@ -252,7 +261,7 @@ def irds_layout(dataset_id: str) -> Layout:
         ) from error  # fmt: skip
     if not dataset.has_docs():
         raise InputError(where, "this id has no documents", "one with documents")
-    space = dataset.docs_namespace() or dataset_id
+    space = _documents_id(dataset) or dataset_id
     members = {dataset_id: dataset} if dataset.has_qrels() else {}
     for name in [n for n in ir_datasets.registry if n.startswith(f"{dataset_id}/")]:
         member = ir_datasets.load(name)

@@ -189,6 +189,13 @@ def test_ir_datasets(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="irds:jaxirtes: ir_datasets has no such id"):
         open_collection("irds:jaxirtes")
 
+    def no_self():
+        raise TypeError("takes 0 positional arguments but 1 was given")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(docs, "docs_namespace", no_self)
+        assert open_collection("irds:jaxirtest").splits == ["dev.small", "train"]
+
     def broken():
         raise OSError("no route to host")
 
