@@ -94,7 +94,10 @@ def make_analyzer(config: Bm25Config) -> Callable[[str], list[str]]:
     def analyze(text: str) -> list[str]:
         words = _WORD.findall(text.lower().replace("’", "'"))
         words = [word.removesuffix("'s") for word in words]
-        return stem([word for word in words if word and word not in stop_words])
+        words = [word for word in words if word and word not in stop_words]
+        # Porter leaves words of two letters alone; PyStemmer would make "s" empty.
+        stems = zip(words, stem(words), strict=True)
+        return [word if len(word) < 3 else stemmed for word, stemmed in stems]
 
     return analyze
 

@@ -101,11 +101,11 @@ def _build_bm25(job: Job) -> None:
     docs = job.collection.docs
     if not len(docs):
         raise InputError(job.collection.path, "no documents", "at least one")
-    texts = (docs.text(row) for row in range(len(docs)))
-    bar = progress_bar(texts, total=len(docs), label="index", unit="doc")
+    rows = progress_bar(range(len(docs)), label="index", unit="doc")
+    texts = (docs.text(row) for row in rows)
     with _writing(job, "bm25", dataclasses.asdict(job.options.bm25)) as folder:
         (folder / "bm25").mkdir()
-        build_bm25(bar, folder / "bm25", job.options.bm25)
+        build_bm25(texts, folder / "bm25", job.options.bm25)
 
 
 def _build_dense(job: Job) -> None:

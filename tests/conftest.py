@@ -84,3 +84,31 @@ def tiny_collection(tmp_path) -> Path:
             lines += [f"q-{topic}-{split}\t{topic}{i}\t{2 - (i > 0)}" for i in range(4)]
         (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
     return folder
+
+
+@pytest.fixture
+def make_tiny_model(tmp_path):
+    """``make(seed=0, **config) -> Model``: a random dense model over TOPICS' words."""
+    from jaxir.checkpoints.model_dir import model_from_parts
+    from jaxir.dense.model import DenseConfig, init_params
+    from jaxir.nn.bert import BertConfig
+    from jaxir.text import load_tokenizer
+
+    def make(seed: int = 0, **changes):
+        folder = tmp_path / "tiny-tokenizer"
+        folder.mkdir(exist_ok=True)
+        words = sorted({word for text in TOPICS.values() for word in text.split()})
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        vocabulary = [*special, *TOPICS, *words]
+        (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+        backbone = BertConfig(
+            vocab_size=len(vocabulary), hidden_size=16, num_layers=1, num_heads=2,
+            intermediate_size=32, max_positions=64,
+        )  # fmt: skip
+        config = DenseConfig(
+            **{"backbone": backbone, "query_length": 16, "doc_length": 32} | changes
+        )
+        params = init_params(config, jax.random.key(seed))
+        return model_from_parts("dense", config, params, load_tokenizer(folder))
+
+    return make
