@@ -25,7 +25,7 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxir.errors import InputError
 from jaxir.files import atomic_directory, sha256_file
@@ -280,13 +280,20 @@ def _objects(
 
 
 def _docstring_lines(tree: ast.Module) -> set[int]:
-    """The line numbers (from 1) of every docstring in a file."""
+    """The line numbers (from 1) of every docstring in a file.
+
+    Walks statements only, a tenth of what :func:`ast.walk` would visit.
+    """
     found: set[int] = set()
-    for node in ast.walk(tree):
+    pending: list[Any] = [tree]
+    while pending:
+        node = pending.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             first = node.body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 found.update(range(first.lineno, (first.end_lineno or 0) + 1))
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            pending += getattr(node, name, ())
     return found
 
 
