@@ -7,6 +7,7 @@ appear together or not at all.  Orbax writes in the background while training go
 
 import errno
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,6 +74,11 @@ def _save_errors(directory: Path) -> Iterator[None]:
         raise
 
 
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    """Drops what Orbax's threads log: pages of traceback for an error raised anyway."""
+    return "/orbax/" not in record.pathname.replace("\\", "/")
+
+
 class StateStore:
     """Checkpoints of one run: ``directory/<step>/``.
 
@@ -99,6 +105,7 @@ class StateStore:
         self.directory = Path(directory).absolute()
         self._retention = _Retention(keep)
         self._last: int | None = None  # begun to be saved
+        logging.getLogger("absl").addFilter(_not_from_orbax)
         with _save_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             # Orbax's own clean-up runs in the background, beside the first saves.
@@ -233,8 +240,11 @@ class StateStore:
 
     def close(self) -> None:
         """Waits for the last save and lets go of the directory."""
-        with _save_errors(self.directory):
-            self._checkpointer.close()
+        try:
+            with _save_errors(self.directory):
+                self._checkpointer.close()
+        finally:
+            logging.getLogger("absl").removeFilter(_not_from_orbax)
 
     def _read(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Record and array metadata of a checkpoint."""

@@ -1,5 +1,7 @@
 """Train state on disk: exact, atomic, and clear about what does not fit."""
 
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,9 +115,7 @@ def test_a_long_difference_is_cut(tmp_path):
 
 def test_no_such_step(tmp_path):
     with StateStore(tmp_path) as store:
-        with pytest.raises(
-            InputError, match=r"no checkpoint of step 3; .*one of: n"
-        ):
+        with pytest.raises(InputError, match=r"no checkpoint of step 3; .*one of: n"):
             store.record(3)
         assert store.latest() is None
 
@@ -156,3 +156,25 @@ def test_a_full_disk(tmp_path, error):
 def test_other_failures_keep_their_type(tmp_path):
     with pytest.raises(KeyError), states._save_errors(tmp_path):
         raise KeyError("x")
+
+
+def test_failures_are_raised_and_not_logged_as_well(tmp_path):
+    logger = logging.getLogger("absl")
+
+    def log(path):
+        logger.handle(logger.makeRecord("absl", 40, path, 1, "told", (), None))
+
+    told = []
+    handler = logging.Handler()
+    handler.emit = told.append
+    logger.addHandler(handler)
+    try:
+        with StateStore(tmp_path):
+            log("/site-packages/orbax/checkpoint/future.py")
+            assert not told
+            log("/elsewhere/module.py")
+            assert len(told) == 1
+        log("/site-packages/orbax/checkpoint/future.py")
+        assert len(told) == 2
+    finally:
+        logger.removeHandler(handler)
