@@ -22,6 +22,7 @@ import platform
 import re
 import sysconfig
 import textwrap
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -241,7 +242,9 @@ def _read_entries(sources: Sequence[_Source]) -> list[_Entry]:
             code = source.path.read_text(encoding="utf-8")
             if '"""' not in code and "'''" not in code:
                 continue
-            tree = ast.parse(code)
+            with warnings.catch_warnings():  # of others' stray escapes
+                warnings.simplefilter("ignore", SyntaxWarning)
+                tree = ast.parse(code)
         except (UnicodeDecodeError, SyntaxError, ValueError):
             continue  # not all that ends in .py is Python, as templates are not
         lines = code.splitlines()
