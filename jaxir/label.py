@@ -2,8 +2,8 @@
 
 Scores of unlike teachers are made comparable within each list before they are averaged,
 as the ensembles of learned sparse retrieval do (Geng et al., "Towards Competitive
-Search Relevance For Inference-Free Learned Sparse Retrievers", arXiv 2411.04403,
-section 4.2: min-max within the list, weighted mean, times a constant).
+Search Relevance For Inference-Free Learned Sparse Retrievers", arXiv 2411.04403:
+min-max within the list, mean, times a constant).
 """
 
 import hashlib

@@ -34,6 +34,9 @@ Rescorer = Callable[[Sequence[str], Sequence[Sequence[str]]], list[np.ndarray]]
 """Scores of each query text's document texts; a teacher of ``jaxir.label`` is one."""
 
 
+_DEFAULTS = MineConfig()
+
+
 class MineReport(NamedTuple):
     """What :func:`mine_lists` did.
 
@@ -57,7 +60,7 @@ def mine(
     collection: Any,
     split: str | None,
     *,
-    config: MineConfig = MineConfig(),
+    config: MineConfig = _DEFAULTS,
     rescore: Rescorer | None = None,
     skip: Collection[str] = frozenset(),
 ) -> Iterator[TrainingList]:
@@ -66,7 +69,7 @@ def mine(
     Queries left with fewer than ``min_negatives`` give no list.
 
     Args:
-      searcher: what ``jaxir.search.open_index`` opens: ``search(queries, k=) -> Run``.
+      searcher: what ``jaxir.search.open_index`` opens.
       collection: the documents and judgments.
       split: whose judgments are the positives.
       config: the knobs.
@@ -120,8 +123,7 @@ def _mine_queries(
     depth = min(range_max + most, len(collection.docs))
     for start in range(0, len(todo), config.batch_size):
         batch = todo[start : start + config.batch_size]
-        found = searcher.search({q: queries[q] for q in batch}, k=depth)
-        scored = [dict(found.get(query_id, {})) for query_id in batch]
+        scored = _search(searcher, [queries[query_id] for query_id in batch], depth)
         if rescore is not None:
             scored = _rescored(rescore, collection, batch, queries, scored, positives)
         for query_id, candidates in zip(batch, scored, strict=True):
@@ -152,6 +154,18 @@ def _mine_queries(
                     if head
                 ],
             )
+
+
+def _search(searcher: Any, texts: Sequence[str], k: int) -> list[dict[str, float]]:
+    ranking = searcher.search_texts(texts, k)
+    return [
+        {
+            searcher.doc_ids[row]: score
+            for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
+            if row >= 0
+        }
+        for rows, scores in zip(ranking.doc_ids, ranking.scores, strict=True)
+    ]
 
 
 def _graded(judged: Mapping[str, int], collection: Any) -> list[tuple[str, float]]:
@@ -212,7 +226,7 @@ def mine_lists(
     split: str | None,
     path: str | os.PathLike,
     *,
-    config: MineConfig = MineConfig(),
+    config: MineConfig = _DEFAULTS,
     rescore: Rescorer | None = None,
     identity: str = "",
 ) -> MineReport:

@@ -1,0 +1,47 @@
+"""Score training lists with one or several teachers; resumes when interrupted.
+
+  jaxir label --teachers D1 D2 --lists lists.jsonl --collection C --output out.jsonl
+
+Several teachers are averaged after min-max normalisation within each list.
+"""
+
+import argparse
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--teachers", nargs="+", required=True, help="model directories or hf:IDs")
+    add("--lists", required=True, help="training lists to read (JSON lines)")
+    add("--collection", required=True, help="collection that the lists are over")
+    add("--output", required=True, help="where the labelled lists go")
+    add("--normalization", help="none, min-max or z-score")
+    add("--weights", nargs="+", type=float, help="one for each teacher")
+    add("--scale", type=float, default=1.0, help="multiply the result with this (1)")
+    add("--batch_size", type=int, default=64, help="lists scored at once (64)")
+    add("--json", action="store_true", help="print the result as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    import json
+
+    from jaxir.data.collection import open_collection, split_spec
+    from jaxir.label import label_lists, load_teacher
+    from jaxir.progress import say
+
+    place, _ = split_spec(args.collection)
+    collection = open_collection(place)
+    report = label_lists(
+        [load_teacher(spec) for spec in args.teachers], args.lists, collection,
+        args.output, normalization=args.normalization, weights=args.weights,
+        scale=args.scale, batch_size=args.batch_size, identity=" ".join(args.teachers),
+    )  # fmt: skip
+    if args.json:
+        print(json.dumps({"output": args.output, **report._asdict()}))
+    else:
+        say(
+            f"{args.output}: {report.lists} lists, {report.pairs} pairs scored by "
+            f"{report.teachers} teacher{'s' if report.teachers > 1 else ''}"
+        )
+    return 0
