@@ -5,7 +5,6 @@ else that a run needs to continue (position in the data, best metric so far).  B
 appear together or not at all.  Orbax writes in the background while training goes on.
 """
 
-import errno
 import json
 import logging
 import shutil
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxir.errors import InputError
+from jaxir.files import disk_errors
 
 __all__ = ["Restored", "StateStore"]
 
@@ -63,8 +63,8 @@ def _save_errors(directory: Path) -> Iterator[None]:
         yield
     except Exception as error:
         # Orbax and tensorstore wrap the system's error in types of their own.
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
+        full = ("No space left", "RESOURCE_EXHAUSTED", "quota exceeded")
+        if any(text in str(error) for text in full):
             raise InputError(
                 directory,
                 "no space left on the device",
@@ -105,9 +105,10 @@ class StateStore:
         self.directory = Path(directory).absolute()
         self._retention = _Retention(keep)
         self._last: int | None = None  # begun to be saved
+        with disk_errors(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
         logging.getLogger("absl").addFilter(_not_from_orbax)
         with _save_errors(self.directory):
-            self.directory.mkdir(parents=True, exist_ok=True)
             # Orbax's own clean-up runs in the background, beside the first saves.
             if jax.process_index() == 0:
                 for torn in self.directory.glob("*.orbax-checkpoint-tmp"):

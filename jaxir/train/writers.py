@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from jaxir import progress
-from jaxir.files import atomic_file
+from jaxir.files import atomic_file, disk_errors
 
 __all__ = [
     "JsonlWriter",
@@ -64,13 +64,14 @@ class JsonlWriter:
         # JSON has no infinity and no NaN.
         finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
         line = json.dumps({"step": step, "kind": kind, **finite}) + "\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        handle = os.open(self.path, flags, 0o666)
-        try:
-            os.write(handle, line.encode())
-        finally:
-            os.close(handle)
+        with disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            handle = os.open(self.path, flags, 0o666)
+            try:
+                os.write(handle, line.encode())
+            finally:
+                os.close(handle)
 
     def close(self) -> None:
         """Nothing is open between lines."""

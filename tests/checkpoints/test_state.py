@@ -178,3 +178,9 @@ def test_failures_are_raised_and_not_logged_as_well(tmp_path):
         assert len(told) == 2
     finally:
         logger.removeHandler(handler)
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "c").write_text("")
+    with pytest.raises(InputError, match="cannot write here"):
+        StateStore(tmp_path / "c")

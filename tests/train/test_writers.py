@@ -1,10 +1,13 @@
 """Metrics on disk and on the terminal."""
 
+import errno
 import json
+import os
 
 import pytest
 
 from jaxir import progress
+from jaxir.errors import InputError
 from jaxir.train.writers import (
     JsonlWriter,
     ProgressWriter,
@@ -38,6 +41,15 @@ def test_values_that_json_lacks(tmp_path):
     assert json.loads(writer.path.read_text()) == {
         "step": 1, "kind": "eval", "a": None, "b": 1.0,
     }  # fmt: skip
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(InputError, match="no space left on the device"):
+        JsonlWriter(tmp_path / "m.jsonl").write(1, "train", {"loss": 1.0})
 
 
 def test_tensorboard(tmp_path):
