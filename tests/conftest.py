@@ -112,3 +112,37 @@ def make_tiny_model(tmp_path):
         return model_from_parts("dense", config, params, load_tokenizer(folder))
 
     return make
+
+
+WORDS = sorted(
+    {word for text in TOPICS.values() for word in text.split()} | set(TOPICS)
+)
+
+
+@pytest.fixture
+def tiny_tokenizer(tmp_path) -> Path:
+    """A BERT vocabulary of the tiny collection's words."""
+    folder = tmp_path / "tiny-tokenizer"
+    folder.mkdir()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    (folder / "vocab.txt").write_text("\n".join([*special, *WORDS]) + "\n")
+    return folder
+
+
+@pytest.fixture
+def tiny_model(tiny_tokenizer, tmp_path) -> Path:
+    """A model directory: one layer of width 16, random parameters."""
+    from jaxir.checkpoints.model_dir import save_model
+    from jaxir.dense.model import DenseConfig
+    from jaxir.fit import initialized
+    from jaxir.nn.bert import BertConfig
+
+    backbone = BertConfig(
+        vocab_size=5 + len(WORDS), hidden_size=16, num_layers=1, num_heads=2,
+        intermediate_size=32, max_positions=64,
+    )  # fmt: skip
+    config = DenseConfig(backbone, query_length=16, doc_length=16)
+    save_model(
+        tmp_path / "tiny-model", initialized("dense", config, str(tiny_tokenizer))
+    )
+    return tmp_path / "tiny-model"

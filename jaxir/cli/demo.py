@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     stages = Stages(out, total=9 if args.collection else 10)
 
-    folder = Path(args.collection) if args.collection else out / "collection"
+    folder = Path(args.collection) if args.collection else out / "pydocs"
     if not args.collection:
         installation = [sys.version, sys.prefix, args.docs]
         stages(
