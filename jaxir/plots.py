@@ -29,7 +29,8 @@ __all__ = [
 NUM_COLORS = 6
 _MOST_BARS = 1000
 
-_Scale = Callable[[float], float]  # a value to its place in pixels
+Number = int | float
+_Scale = Callable[[Number], float]  # a value to its place in pixels
 
 
 def color_classes(systems: Sequence[str], baseline: str | None) -> dict[str, str]:
@@ -45,7 +46,7 @@ def color_classes(systems: Sequence[str], baseline: str | None) -> dict[str, str
     return {name: hues.get(name, "base") for name in systems}
 
 
-def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
+def nice_ticks(low: Number, high: Number, count: int = 4) -> list[float]:
     """About ``count`` round numbers that enclose an interval.
 
     Example::
@@ -64,7 +65,7 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(i * step, 10) for i in range(first, last + 1)]
 
 
-def _label(value: float) -> str:
+def _label(value: Number) -> str:
     if value and (abs(value) >= 1e5 or abs(value) < 1e-4):
         return f"{value:.1e}"
     if abs(value) >= 1000 and value % 1000 == 0:
@@ -72,26 +73,26 @@ def _label(value: float) -> str:
     return f"{value:g}".replace("-", "\N{MINUS SIGN}")
 
 
-def _n(value: float) -> str:
+def _n(value: Number) -> str:
     """A coordinate: one decimal, and no negative zero."""
     return f"{round(float(value), 1) + 0.0:g}"
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
+def _line(x1: Number, y1: Number, x2: Number, y2: Number, style: str) -> str:
     return (
         f'<line x1="{_n(x1)}" y1="{_n(y1)}" x2="{_n(x2)}" y2="{_n(y2)}" '
         f'class="{style}"/>'
     )
 
 
-def _text(x: float, y: float, text: str, style: str, anchor: str = "start") -> str:
+def _text(x: Number, y: Number, text: str, style: str, anchor: str = "start") -> str:
     return (
         f'<text x="{_n(x)}" y="{_n(y)}" class="{style}" text-anchor="{anchor}">'
         f"{html.escape(text)}</text>"
     )
 
 
-def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
+def _svg(width: Number, height: Number, title: str, parts: Sequence[str]) -> str:
     return (
         f'<svg viewBox="0 0 {_n(width)} {_n(height)}" role="img" '
         f'style="max-width:{_n(width)}px" aria-label="{html.escape(title)}">'
@@ -131,10 +132,10 @@ def _dot_panel(
     evaluation: Evaluation,
     metric: str,
     colors: Mapping[str, str],
-    x0: float,
-    y0: float,
-    width: float,
-    row: float,
+    x0: Number,
+    y0: Number,
+    width: Number,
+    row: Number,
 ) -> list[str]:
     ends = evaluation.intervals[:, evaluation.metrics.index(metric)]
     low, high = float(ends.min()), float(ends.max())
@@ -142,7 +143,7 @@ def _dot_panel(
     low, high = low - margin, high + margin
     ticks = [tick for tick in nice_ticks(low, high, 4) if low <= tick <= high]
 
-    def at(value: float) -> float:
+    def at(value: Number) -> float:
         return x0 + (value - low) / (high - low) * width
 
     bottom = y0 + row * len(evaluation.systems)
@@ -170,7 +171,7 @@ def _dot_panel(
 
 
 def difference_plot(
-    evaluation: Evaluation, system: str, metric: str, color: str, width: float
+    evaluation: Evaluation, system: str, metric: str, color: str, width: Number
 ) -> str:
     """Differences to the baseline query by query, from most helped to most hurt.
 
@@ -187,7 +188,7 @@ def difference_plot(
     ticks = [-reach, 0.0, reach]
     middle = top + plot_height / 2
 
-    def at_y(value: float) -> float:
+    def at_y(value: Number) -> float:
         return middle - value / reach * plot_height / 2
 
     parts = [_text(0, 16, _shorten(system, 34), "panel")]
@@ -215,7 +216,12 @@ def difference_plot(
 
 
 def _bars(
-    falling: np.ndarray, sign: int, style: str, left: float, right: float, at_y: _Scale
+    falling: np.ndarray,
+    sign: int,
+    style: str,
+    left: Number,
+    right: Number,
+    at_y: _Scale,
 ) -> str:
     """All bars of one sign as one outline; beyond a thousand queries, neighbours in
     the order are averaged."""
@@ -237,14 +243,14 @@ def _bars(
 
 def line_plot(
     title: str,
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    lines: Mapping[str, tuple[Sequence[Number], Sequence[Number]]],
     colors: Mapping[str, str],
     *,
     x_label: str,
     log_x: bool = False,
     smooth: bool = False,
-    width: float = 900.0,
-    height: float = 320.0,
+    width: Number = 900.0,
+    height: Number = 320.0,
 ) -> str:
     """Lines with their names at the right end.
 
@@ -267,14 +273,14 @@ def line_plot(
     if x_high <= x_low:
         x_high = x_low + 1
 
-    def at_x(value: float) -> float:
+    def at_x(value: Number) -> float:
         if log_x:
             part = math.log(value / x_low) / math.log(x_high / x_low)
         else:
             part = (value - x_low) / (x_high - x_low)
         return left + part * (right - left)
 
-    def at_y(value: float) -> float:
+    def at_y(value: Number) -> float:
         part = (value - ticks[0]) / (ticks[-1] - ticks[0])
         return height - bottom - part * (height - bottom - top)
 
@@ -297,7 +303,7 @@ def line_plot(
         style = colors[name]
         if smooth and len(y) >= 20:
             parts.append(_polyline(x, y, at_x, at_y, f"curve faint {style}"))
-            y = _running_mean(np.asarray(y, float))
+            y = _running_mean(np.asarray(y, float)).tolist()
         parts.append(_polyline(x, y, at_x, at_y, f"curve {style}"))
         if len(x) <= 12 and not log_x:
             for one_x, one_y in zip(x, y, strict=True):
@@ -314,7 +320,7 @@ def line_plot(
 
 
 def _polyline(
-    x: Sequence[float], y: Sequence[float], at_x: _Scale, at_y: _Scale, style: str
+    x: Sequence[Number], y: Sequence[Number], at_x: _Scale, at_y: _Scale, style: str
 ) -> str:
     points = " ".join(
         f"{_n(at_x(float(a)))},{_n(at_y(float(b)))}" for a, b in zip(x, y, strict=True)
@@ -334,7 +340,7 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
     return smooth if noise > 0.01 * float(np.ptp(values)) else values
 
 
-def _spread(positions: Mapping[str, float], gap: float) -> dict[str, float]:
+def _spread(positions: Mapping[str, float], gap: Number) -> dict[str, float]:
     """Moves labels apart until none covers another, each near its own line."""
     placed = sorted(positions.items(), key=lambda item: item[1])
     for _ in range(200):
@@ -351,11 +357,11 @@ def _spread(positions: Mapping[str, float], gap: float) -> dict[str, float]:
     return dict(placed)
 
 
-def dumbbell(before: float, after: float, color: str) -> str:
+def dumbbell(before: Number, after: Number, color: str) -> str:
     """One query's step from the baseline's value (grey) to the system's, on [0, 1]."""
     width, height = 150.0, 18.0
 
-    def at(value: float) -> float:
+    def at(value: Number) -> float:
         return 8 + min(1.0, max(0.0, value)) * (width - 16)
 
     parts = [

@@ -150,7 +150,7 @@ def swatch(color: str) -> str:
     return f'<span class="swatch {color}"></span>'
 
 
-def signed(value: float, digits: int = 3) -> str:
+def signed(value: int | float, digits: int = 3) -> str:
     """A difference with its sign, the minus as wide as the plus.
 
     Example::
