@@ -1,0 +1,40 @@
+"""``jaxir label`` with a stand-in teacher."""
+
+import json
+
+import numpy as np
+
+from jaxir import label
+from jaxir.cli.main import main
+from jaxir.data.lists import TrainingList, read_lists, write_lists
+
+LISTS = [TrainingList("q-river-train", ("river0", "bread1"), (2.0, 0.0))]
+
+
+def _by_length(queries, docs):
+    return [np.array([float(len(text)) for text in group]) for group in docs]
+
+
+def test_label(tiny_collection, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(label, "load_teacher", lambda spec: _by_length)
+    write_lists(tmp_path / "lists.jsonl", LISTS)
+    words = [
+        "label", "--teachers", "T1", "T2", "--lists", str(tmp_path / "lists.jsonl"),
+        "--collection", str(tiny_collection), "--output", str(tmp_path / "out.jsonl"),
+        "--scale", "30", "--json",
+    ]  # fmt: skip
+    assert main(words) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["lists"], result["pairs"], result["teachers"]) == (1, 2, 2)
+    assert sorted(next(read_lists(tmp_path / "out.jsonl")).scores) == [0.0, 30.0]
+
+
+def test_no_such_teacher(tiny_collection, tmp_path, capsys):
+    write_lists(tmp_path / "lists.jsonl", LISTS)
+    words = [
+        "label", "--teachers", str(tmp_path / "none"), "--lists",
+        str(tmp_path / "lists.jsonl"), "--collection", str(tiny_collection),
+        "--output", str(tmp_path / "out.jsonl"),
+    ]  # fmt: skip
+    assert main(words) == 2
+    assert capsys.readouterr().err.count("\n") == 1
