@@ -9,6 +9,7 @@ import pytest
 
 from jaxir.dense.model import (
     DenseConfig,
+    adapt_params,
     embedding_size,
     encode_doc,
     encode_query,
@@ -137,3 +138,18 @@ def test_parameter_tree_is_the_one_that_checkpoints_know():
 def test_what_cannot_be_a_bi_encoder_says_so(change, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(CONFIG, **change)
+
+
+def test_one_tower_becomes_two_and_not_the_reverse():
+    two = dataclasses.replace(CONFIG, towers="separate")
+    params = params_of(CONFIG)
+    assert adapt_params(CONFIG, params, CONFIG) is params
+    both = adapt_params(CONFIG, params, two)
+    batch = tokens()
+    expected = encode_doc(CONFIG, params, batch)
+    np.testing.assert_array_equal(encode_doc(two, both, batch), expected)
+    np.testing.assert_array_equal(encode_query(two, both, batch), expected)
+    with pytest.raises(
+        InputError, match="towers: two trained towers cannot become one"
+    ):
+        adapt_params(two, both, CONFIG)
