@@ -26,7 +26,6 @@ import numpy as np
 
 from jaxir import __version__
 from jaxir.checkpoints.card import write_card
-from jaxir.checkpoints.huggingface import read_json, resolve
 from jaxir.checkpoints.rules import check_shapes, flatten
 from jaxir.checkpoints.sentence_transformers import (
     ImportedDense,
@@ -35,9 +34,13 @@ from jaxir.checkpoints.sentence_transformers import (
     load_plain_encoder,
     load_sentence_transformer,
 )
+from jaxir.checkpoints.weights import (
+    read_json,
+    resolve,
+)
 from jaxir.errors import InputError
 from jaxir.families import config_from_dict, config_to_dict, family
-from jaxir.files import disk_errors, atomic_file
+from jaxir.files import atomic_file, disk_errors
 from jaxir.text import Tokenizer, load_tokenizer
 from jaxir.types import Params
 

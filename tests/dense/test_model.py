@@ -150,6 +150,6 @@ def test_one_tower_becomes_two_and_not_the_reverse():
     np.testing.assert_array_equal(encode_doc(two, both, batch), expected)
     np.testing.assert_array_equal(encode_query(two, both, batch), expected)
     with pytest.raises(
-        InputError, match="towers: two trained towers cannot become one"
+        InputError, match="two trained towers cannot become one"
     ):
         adapt_params(two, both, CONFIG)
