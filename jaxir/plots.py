@@ -299,14 +299,14 @@ def line_plot(
         y = height - bottom + 18
         parts.append(_text(at_x(tick), y, _label(tick), "tick", "middle"))
     parts.append(_text((left + right) / 2, height - 4, x_label, "tick", "middle"))
-    for name, (x, y) in lines.items():
+    for name, (steps, values) in lines.items():
         style = colors[name]
-        if smooth and len(y) >= 20:
-            parts.append(_polyline(x, y, at_x, at_y, f"curve faint {style}"))
-            y = _running_mean(np.asarray(y, float)).tolist()
-        parts.append(_polyline(x, y, at_x, at_y, f"curve {style}"))
-        if len(x) <= 12 and not log_x:
-            for one_x, one_y in zip(x, y, strict=True):
+        if smooth and len(values) >= 20:
+            parts.append(_polyline(steps, values, at_x, at_y, f"curve faint {style}"))
+            values = _running_mean(np.asarray(values, float)).tolist()
+        parts.append(_polyline(steps, values, at_x, at_y, f"curve {style}"))
+        if len(steps) <= 12 and not log_x:
+            for one_x, one_y in zip(steps, values, strict=True):
                 parts.append(
                     f'<circle cx="{_n(at_x(one_x))}" cy="{_n(at_y(one_y))}" r="3.5" '
                     f'class="dot {style}"/>'

@@ -271,7 +271,7 @@ def _training(paths: Mapping[str, str | os.PathLike], colors: Mapping[str, str])
     names = dict.fromkeys(name for curves in runs.values() for name in curves)
     # the loss first, then what was evaluated, then the rest as it was logged
     ordered = sorted(names, key=lambda n: ("loss" not in n, "@" not in n))
-    plots = []
+    plots: list[str] = []
     for name in ordered:
         lines = {
             run: curves[name]

@@ -176,8 +176,8 @@ def permutation_test(
     total = kept.sum()
     bar = abs(total) - 1e-12 * np.abs(kept).sum()  # equal sums may differ in rounding
     if count < 64 and 2**count <= samples:
-        flips = np.arange(2**count)[:, None] >> np.arange(count) & 1
-        return float(np.mean(np.abs(total - 2 * (flips @ kept)) >= bar))
+        every = np.arange(2**count)[:, None] >> np.arange(count) & 1
+        return float(np.mean(np.abs(total - 2 * (every @ kept)) >= bar))
     rng = np.random.default_rng(seed)
     step = max(1, _BLOCK // count)
     extreme = 0

@@ -117,7 +117,10 @@ pre {
 }
 .full { width: 100%; font-size: 13px; }
 .full th, .full td { padding: 6px 7px; text-align: right; white-space: nowrap; }
-.full th { color: var(--soft); border-bottom: 1px solid var(--ink); }
+.full th {
+  color: var(--soft); border-bottom: 1px solid var(--ink); white-space: normal;
+  vertical-align: bottom;
+}
 .full td { border-bottom: 1px solid var(--faint); }
 .full th:nth-child(-n+2), .full td:nth-child(-n+2) { text-align: left; }
 .full th:first-child, .full td:first-child { padding-left: 0; }
