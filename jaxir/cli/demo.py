@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
     out = Path(args.output)
     out.mkdir(parents=True, exist_ok=True)
-    stages = Stages(out, total=9 if args.collection else 10)
+    stages = Stages(out, total=8 if args.collection else 9)
 
     folder = Path(args.collection) if args.collection else out / "pydocs"
     if not args.collection:

@@ -1,0 +1,79 @@
+"""The verbs train, demo and bench from the command line, on tiny inputs."""
+
+import json
+
+import pytest
+
+from jaxir.cli.main import main
+
+
+def train(tiny_collection, tiny_model, place, *more):
+    return main([
+        "train", "--quiet", "--json",
+        "--gin_file", "experiments/dense_medquad_small.gin",
+        f"--gin.COLLECTION={str(tiny_collection)!r}",
+        f"--gin.MODEL_PATH={str(tiny_model)!r}",
+        "--gin.DEV_SPLIT='test'", "--gin.TRAIN_STEPS=2", "--gin.BATCH_SIZE=8",
+        "--gin.QUERY_LENGTH=16", "--gin.DOC_LENGTH=16",
+        "--model_dir", str(place), *more,
+    ])  # fmt: skip
+
+
+@pytest.mark.slow
+def test_train(tiny_collection, tiny_model, tmp_path, capsys):
+    assert train(tiny_collection, tiny_model, tmp_path / "m") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["step"] == 2
+    assert (tmp_path / "m" / "model.json").is_file()
+
+
+def test_train_refuses_unknown_names(tiny_collection, tiny_model, tmp_path, capsys):
+    place = tmp_path / "m"
+    assert train(tiny_collection, tiny_model, place, "--gin.TRIAN_STEPS=3") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "--gin.TRIAN_STEPS: no such macro" in error
+    assert not place.exists()
+    assert train(tiny_collection, tiny_model, place, "--gin.fit.fit.colour=3") == 2
+    assert not place.exists()
+
+
+@pytest.mark.slow
+def test_demo_runs_and_keeps_what_it_made(
+    tiny_collection, tiny_model, tmp_path, capsys
+):
+    words = [
+        "demo", "--output", str(tmp_path / "demo"), "--model", str(tiny_model),
+        "--collection", str(tiny_collection), "--steps", "2",
+        "--gin.DEV_SPLIT='test'", "--gin.BATCH_SIZE=8",
+        "--gin.QUERY_LENGTH=16", "--gin.DOC_LENGTH=16",
+    ]  # fmt: skip
+    assert main(words) == 0
+    first = capsys.readouterr()
+    for name in ("BM25", "Zero-shot", "Fine-tuned", "Fusion", "report.html"):
+        assert name in first.out
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert "Fine-tuned" in page
+    run = (tmp_path / "demo" / "runs" / "bm25.trec").read_bytes()
+    assert main([*words, "--json"]) == 0
+    second = capsys.readouterr()
+    assert second.err.count("kept from before") == 8
+    assert json.loads(second.out)["systems"][0]["name"] == "BM25"
+    assert (tmp_path / "demo" / "runs" / "bm25.trec").read_bytes() == run
+
+
+def test_bench_names(capsys):
+    assert main(["bench", "--list"]) == 0
+    names = capsys.readouterr().out.split()
+    assert {"startup", "encode", "exact-search", "topk", "train-step"} <= set(names)
+    assert main(["bench", "startpu"]) == 2
+    assert "no such benchmark" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_bench_startup(capsys):
+    assert main(["bench", "startup", "--quick", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines
+    for line in lines:
+        assert {"name", "case", "ours_s", "peer", "peer_s", "ratio"} <= set(line)

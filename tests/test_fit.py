@@ -1,0 +1,125 @@
+"""fit: from a collection to a model directory, resumed exactly, validated."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jaxir import fit, validate
+from jaxir.checkpoints.model_dir import load_model
+from jaxir.data.collection import open_collection
+from jaxir.data.pipeline import PipelineConfig
+from jaxir.dense.task import DenseLoss
+from jaxir.errors import InputError
+from jaxir.train.config import TrainConfig
+from jaxir.train.optimizers import OptimizerConfig
+
+VALIDATION = validate.ValidationConfig(split="test", max_docs=8)
+
+
+def run(model, collection, place, *, steps, save_every=1, **changes):
+    return fit.fit(
+        fit.pretrained(str(model)),
+        str(collection),
+        model_dir=place,
+        loss=DenseLoss(temperature=0.1),
+        pipeline=PipelineConfig(batch_size=8, list_size=1, query_buckets=1),
+        optimizer=OptimizerConfig(learning_rate=5e-3, schedule="constant", warmup=1),
+        loop=TrainConfig(total_steps=steps, save_every=save_every, eval_every=steps),
+        **changes,
+    )
+
+
+def leaves(params):
+    return jax.tree.leaves(jax.tree.map(np.asarray, params))
+
+
+@pytest.mark.slow
+def test_training_helps_and_is_saved(tiny_model, tiny_collection, tmp_path):
+    result = run(tiny_model, tiny_collection, tmp_path / "out", steps=30,
+                 validation=VALIDATION, command="the test")  # fmt: skip
+    loaded = load_model(str(tmp_path / "out"))
+    assert loaded.fingerprint == result.model.fingerprint
+    for ours, theirs in zip(
+        leaves(result.model.params), leaves(loaded.params), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    collection = open_collection(str(tiny_collection))
+    before = validate.make_validation(
+        fit.pretrained(str(tiny_model)), collection, VALIDATION
+    )(load_model(str(tiny_model)).params)
+    assert result.metrics["nDCG@10"] > before["nDCG@10"]
+    assert "the test" in (tmp_path / "out" / "MODEL_CARD.md").read_text()
+    assert result.compilations == 1
+
+
+@pytest.mark.slow
+def test_continuing_is_exact(tiny_model, tiny_collection, tmp_path):
+    whole = run(tiny_model, tiny_collection, tmp_path / "whole", steps=6)
+
+    class Stop(Exception):
+        pass
+
+    from jaxir.train import loop
+
+    calls = 0
+    real = loop.put_batch
+
+    def failing(batch, mesh):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise Stop
+        return real(batch, mesh)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(loop, "put_batch", failing)
+        run(tiny_model, tiny_collection, tmp_path / "part", steps=6)
+    part = run(tiny_model, tiny_collection, tmp_path / "part", steps=6)
+    for ours, theirs in zip(
+        leaves(whole.model.params), leaves(part.model.params), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_changes_reach_nested_fields(tiny_model):
+    model = fit.pretrained(str(tiny_model), {"doc_length": 12, "backbone.dropout": 0.0})
+    assert model.config.doc_length == 12
+    assert model.config.backbone.dropout == 0.0
+    assert model.fingerprint != load_model(str(tiny_model)).fingerprint
+    with pytest.raises(InputError, match="dropuot: no such field; expected one of"):
+        fit.pretrained(str(tiny_model), {"backbone.dropuot": 0.0})
+
+
+def test_one_tower_becomes_two_and_never_back(tiny_model):
+    model = fit.pretrained(str(tiny_model), {"towers": "separate"})
+    assert sorted(model.params) == ["doc", "query"]
+    from jaxir.dense.model import adapt_params
+
+    with pytest.raises(InputError, match="two trained towers cannot become one"):
+        adapt_params(
+            model.config,
+            model.params,
+            dataclasses.replace(model.config, towers="shared"),
+        )
+
+
+def test_sample_is_fixed_and_holds_the_judged(tiny_collection):
+    collection = open_collection(str(tiny_collection))
+    config = validate.ValidationConfig(split="test", max_queries=2, max_docs=9)
+    one = validate.draw_sample(collection, config)
+    two = validate.draw_sample(collection, config)
+    np.testing.assert_array_equal(one.doc_rows, two.doc_rows)
+    assert len(one.queries) == 2
+    assert len(one.doc_rows) == 9
+    judged = {d for grades in one.qrels.values() for d in grades}
+    assert judged <= {collection.docs.doc_id(int(row)) for row in one.doc_rows}
+
+
+def test_sample_without_relevant_documents(tiny_collection):
+    path = tiny_collection / "qrels" / "none.tsv"
+    path.write_text("query-id\tcorpus-id\tscore\nq-river-test\triver0\t0\n")
+    collection = open_collection(str(tiny_collection))
+    with pytest.raises(InputError, match="no query with a relevant document"):
+        validate.draw_sample(collection, validate.ValidationConfig(split="none"))
