@@ -35,6 +35,9 @@ __all__ = [
 _LARGEST_GROUP = 64
 _SMALLEST_GROUP = 8
 
+_WIDTHS = (8, 32)
+"""Groups that a running top-k looks into where those are enough."""
+
 
 def _canonical(scores: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """NaN becomes -inf and -0.0 becomes 0.0: XLA's total order separates them."""
@@ -59,6 +62,15 @@ def _take(
     values: Int[Array, "*batch n"], at: Int[Array, "*batch m"]
 ) -> Int[Array, "*batch m"]:
     return jnp.take_along_axis(values, at, axis=-1, mode="promise_in_bounds")
+
+
+def _group_maxima(
+    grouped: Float[Array, "*batch groups size"],
+) -> Float[Array, "*batch groups"]:
+    """Maxima of groups, NaN left out."""
+    # XLA's maximum on a CPU neither spreads nor skips NaN: none may reach it.
+    numbers = jnp.where(grouped > NEG_INF, grouped, NEG_INF)
+    return _canonical(jnp.max(numbers, axis=-1))
 
 
 def _group_size(num_scores: int, k: int) -> int:
@@ -105,17 +117,35 @@ def top_k(
         widths = [(0, 0)] * len(batch) + [(0, num_groups * size - num_scores)]
         scores = jnp.pad(scores, widths, constant_values=NEG_INF)
     grouped = scores.reshape(*batch, num_groups, size)
-    _, groups = jax.lax.top_k(jnp.max(_canonical(grouped), axis=-1), k)
-    # Ascending groups make the position among the candidates follow the row, so that
-    # the second selection, which prefers lower positions, prefers lower rows.
-    groups = jnp.sort(groups, axis=-1)
-    # [..., k] groups -> [..., k, size] candidates
-    candidates = jnp.take_along_axis(
-        grouped, jnp.expand_dims(groups, -1), axis=-2, mode="promise_in_bounds"
-    )
-    candidates = _canonical(candidates).reshape(*batch, k * size)
+    candidates, rows = _candidates(grouped, _group_maxima(grouped), k)
     best, at = jax.lax.top_k(candidates, k)
-    return _finish(best, _take(groups, at // size) * size + at % size, k)
+    return _finish(best, _take(rows, at), k)
+
+
+def _candidates(
+    grouped: Float[Array, "*batch groups size"],
+    maxima: Float[Array, "*batch groups"],
+    width: int,
+) -> tuple[Float[Array, "*batch m"], Int[Array, "*batch m"]]:
+    """Scores and positions of the members of the ``width`` best groups, in order."""
+    *batch, _, size = grouped.shape
+    _, groups = jax.lax.top_k(maxima, width)
+    # Ascending groups make the position among the candidates follow the row, so that
+    # the next selection, which prefers lower positions, prefers lower rows.
+    groups = jnp.expand_dims(jnp.sort(groups, axis=-1), -1)
+    # [..., width] groups -> [..., width, size] candidates
+    scores = jnp.take_along_axis(grouped, groups, axis=-2, mode="promise_in_bounds")
+    members = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
+    rows = jnp.broadcast_to(groups.astype(jnp.int32) * size, scores.shape) + members
+    flat = (*batch, width * size)
+    return _canonical(scores).reshape(flat), rows.reshape(flat)
+
+
+def _offset(ranking: Ranking, first_row: Int[Array, ""] | int) -> Ranking:
+    """Positions in a block as rows of the corpus."""
+    missing = ranking.doc_ids == INVALID_ID
+    doc_ids = jnp.where(missing, INVALID_ID, ranking.doc_ids + first_row)
+    return Ranking(doc_ids, ranking.scores)
 
 
 def empty_ranking(batch: tuple[int, ...], k: int) -> Ranking:
@@ -163,17 +193,47 @@ def update_top_k(
 ) -> Ranking:
     """Folds the scores of the next block of rows into a running top-k.
 
+    Only groups whose maximum beats the running ``k``-th score can hold a result, and
+    after the first blocks those are few: as many groups as needed are looked into.
+
     Args:
       running: ``[..., K]`` best of the rows below ``first_row``.
       scores: ``[..., N]`` of rows ``first_row`` and on; ``-inf`` where there is none.
       first_row: row of the block's first document.
     """
+    *batch, num_scores = scores.shape
     kept = running.scores.shape[-1]
-    block = top_k(scores, min(kept, scores.shape[-1]))
-    doc_ids = jnp.where(
-        block.doc_ids == INVALID_ID, INVALID_ID, block.doc_ids + first_row
-    )
-    return merge_after(running, Ranking(doc_ids, block.scores))
+    # Smaller groups than alone: most blocks need few of them.
+    size = max(_group_size(num_scores, max(kept // 4, 1)), 1)
+    if size == 1 or num_scores % size:
+        return merge_after(running, _offset(top_k(scores, kept), first_row))
+    grouped = scores.reshape(*batch, num_scores // size, size)
+    maxima = _group_maxima(grouped)
+    beating = jnp.sum(maxima > running.scores[..., -1:], axis=-1)
+    full = min(kept, maxima.shape[-1])
+    widths = [width for width in _WIDTHS if width < full] + [full]
+
+    def unchanged(running: Ranking, *_: Array) -> Ranking:
+        return running
+
+    def look_into(width: int) -> Callable[..., Ranking]:
+        def branch(
+            running: Ranking,
+            grouped: Float[Array, "*batch groups size"],
+            maxima: Float[Array, "*batch groups"],
+        ) -> Ranking:
+            candidates, rows = _candidates(grouped, maxima, width)
+            return merge_after(running, Ranking(rows + first_row, candidates))
+
+        return branch
+
+    # The narrowest width that holds all groups that matter, of any query; 0 if none.
+    needed = jnp.max(beating, initial=0)
+    choice = jnp.sum(needed > jnp.array([0, *widths[:-1]]))
+    branches = [unchanged, *map(look_into, widths)]
+    merged = jax.lax.switch(choice, branches, running, grouped, maxima)
+    missing = merged.scores == NEG_INF
+    return Ranking(jnp.where(missing, INVALID_ID, merged.doc_ids), merged.scores)
 
 
 def streaming_top_k(
@@ -253,10 +313,7 @@ def sharded_top_k(
     def select(local_scores: Float[Array, "*batch m"]) -> Ranking:
         local = top_k(local_scores, min(k, num_local))
         first_row = jax.lax.axis_index(axis_name) * num_local
-        doc_ids = jnp.where(
-            local.doc_ids == INVALID_ID, INVALID_ID, local.doc_ids + first_row
-        )
-        return gather_top_k(Ranking(doc_ids, local.scores), k, axis_name)
+        return gather_top_k(_offset(local, first_row), k, axis_name)
 
     split = PartitionSpec(*[None] * (scores.ndim - 1), axis_name)
     return jax.shard_map(
