@@ -289,8 +289,14 @@ def line_plot(
         parts.append(_line(left, at_y(tick), right, at_y(tick), "grid"))
         parts.append(_text(left - 8, at_y(tick) + 4, _label(tick), "tick", "end"))
     if log_x:
-        powers = range(math.ceil(math.log10(x_low)), math.floor(math.log10(x_high)) + 1)
-        x_ticks = [10.0**power for power in powers]
+        wide = x_high / x_low >= 300
+        powers = range(math.floor(math.log10(x_low)), math.ceil(math.log10(x_high)) + 1)
+        x_ticks = [
+            factor * 10.0**power
+            for power in powers
+            for factor in ((1,) if wide else (1, 2, 5))
+            if x_low <= factor * 10.0**power <= x_high
+        ]
     else:
         wanted = nice_ticks(x_low, x_high, max(3, int(width / 160)))
         x_ticks = [tick for tick in wanted if x_low <= tick <= x_high]

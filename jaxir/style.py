@@ -113,7 +113,8 @@ code, pre {
 }
 pre {
   background: var(--card); border: 1px solid var(--edge); border-radius: 8px;
-  padding: 14px 16px; overflow-x: auto; color: var(--ink); line-height: 1.6; margin: 0;
+  padding: 14px 16px; color: var(--ink); line-height: 1.6; margin: 0;
+  white-space: pre-wrap; overflow-wrap: anywhere;
 }
 .full { width: 100%; font-size: 13px; }
 .full th, .full td { padding: 6px 7px; text-align: right; white-space: nowrap; }

@@ -127,6 +127,7 @@ def _judgments(spec: str):
 def _report(args: argparse.Namespace, evaluation, qrels, runs, collection) -> None:
     import shlex
     import sys
+    from pathlib import Path
 
     from jaxir.errors import InputError
     from jaxir.report import write_report
@@ -138,12 +139,14 @@ def _report(args: argparse.Namespace, evaluation, qrels, runs, collection) -> No
             raise InputError("--curves", f"{given!r}", "NAME=FILE")
         curves[name] = path
     details, queries = {"judgments": args.qrels}, None
+    title = Path(args.qrels).name
     if collection is not None:
         queries = collection.queries(None)
+        title = f"{collection.name}, {args.qrels.rpartition(':')[2]}"
         details["collection"] = f"{collection.name}, {len(collection.docs):,} documents"
     write_report(
         evaluation, args.report,
-        title=args.title or f"Retrieval on {args.qrels}",
+        title=args.title or title,
         qrels=qrels, runs=runs, queries=queries,
         training_curves=curves, details=details,
         commands=[shlex.join(["jaxir", *sys.argv[1:]])],
