@@ -5,6 +5,7 @@ mask keeps.  Scores and their softmax are float32.  A row whose keys are all pad
 attends to nothing: its result is 0 with a zero gradient.
 """
 
+import functools
 import math
 
 import flax.linen as nn
@@ -13,8 +14,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from jaxir.nn.layers import Dense
-from jaxir.numerics import masked_softmax
+from jaxir.nn.layers import Dense, dropout_mask
+from jaxir.numerics import safe_divide, where_score
 
 __all__ = ["SelfAttention", "attend"]
 
@@ -55,16 +56,84 @@ def attend(
     scale = 1.0 / math.sqrt(query.shape[-1])
     # [B, T, H, C] -> [B, H, T, C]: contiguous matrices make the products 2.7x as fast
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query * scale, key, value))
+    kept = None
+    if dropped:
+        kept = dropout_mask(rng, dropout, (*query.shape[:3], key.shape[2]))
+    context = _attend_heads(query, key, value, mask, kept, dropout)
+    return jnp.swapaxes(context, 1, 2)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _attend_heads(
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array,
+    kept: Array | None,
+    dropout: float,
+) -> Array:
+    """Attention on ``[B, H, T, C]`` of a scaled query, normalised after the product.
+
+    ``O = (E V) / (E 1)`` with ``E = exp(scores - max)``: dividing ``[T, C]`` instead of
+    ``[T, S]``.  ``kept`` is the dropout mask of ``E``.
+    """
+    return _attend_forward(query, key, value, mask, kept, dropout)[0]
+
+
+def _attend_forward(
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array,
+    kept: Array | None,
+    dropout: float,
+) -> tuple[Array, tuple[Array | None, ...]]:
     scores = jnp.einsum(
         "BHTC,BHSC->BHTS", query, key, preferred_element_type=jnp.float32
     )
-    where = jnp.broadcast_to(mask[:, None, None, :], scores.shape)
-    probs = masked_softmax(scores, where)
-    if dropped:
-        kept = jax.random.bernoulli(rng, 1.0 - dropout, probs.shape)
-        probs = jnp.where(kept, probs / (1.0 - dropout), 0.0)
-    context = jnp.einsum("BHTS,BHSC->BHTC", probs.astype(value.dtype), value)
-    return jnp.swapaxes(context, 1, 2)
+    scores = scores + where_score(jnp.zeros(mask.shape), mask)[:, None, None, :]
+    some = jnp.any(mask, axis=-1)[:, None, None, None]
+    largest = jnp.where(some, jnp.max(scores, axis=-1, keepdims=True), 0.0)
+    weights = jnp.exp(scores - largest)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    inverse = safe_divide(jnp.ones_like(total), total)
+    weights = weights.astype(value.dtype)
+    context = jnp.einsum(
+        "BHTS,BHSC->BHTC",
+        _drop(weights, kept, dropout),
+        value,
+        preferred_element_type=jnp.float32,
+    )
+    context = (context * inverse).astype(value.dtype)
+    return context, (query, key, value, kept, weights, inverse, context)
+
+
+def _attend_backward(
+    dropout: float, saved: tuple[Array | None, ...], gradient: Array
+) -> tuple[Array | None, ...]:
+    query, key, value, kept, weights, inverse, context = saved
+    # With P = E / total: dS = P (dP - sum_s P dP), and sum_s P dP = sum_c O dO
+    slope = gradient * inverse
+    mean = jnp.sum(slope * context, axis=-1, keepdims=True)
+    slope = slope.astype(value.dtype)
+    d_value = jnp.einsum("BHTS,BHTC->BHSC", _drop(weights, kept, dropout), slope)
+    d_probs = jnp.einsum(
+        "BHTC,BHSC->BHTS", slope, value, preferred_element_type=jnp.float32
+    )
+    d_scores = weights * (_drop(d_probs, kept, dropout) - mean)
+    d_scores = d_scores.astype(value.dtype)
+    d_query = jnp.einsum("BHTS,BHSC->BHTC", d_scores, key)
+    d_key = jnp.einsum("BHTS,BHTC->BHSC", d_scores, query)
+    return d_query, d_key, d_value, None, None
+
+
+def _drop(x: Array, kept: Array | None, dropout: float) -> Array:
+    if kept is None:
+        return x
+    return jnp.where(kept, x / (1.0 - dropout), 0.0).astype(x.dtype)
+
+
+_attend_heads.defvjp(_attend_forward, _attend_backward)
 
 
 def _cudnn_takes(query: Array, key: Array) -> bool:

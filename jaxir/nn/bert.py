@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxir.errors import InputError
 from jaxir.nn.attention import SelfAttention
-from jaxir.nn.layers import ACTIVATIONS, Dense, Embedding, LayerNorm
+from jaxir.nn.layers import ACTIVATIONS, Dense, Embedding, LayerNorm, dropout
 from jaxir.types import Params, TokenBatch
 
 __all__ = ["BertConfig", "BertEncoder", "EncoderOutput", "init_params"]
@@ -177,6 +177,11 @@ def init_params(config: BertConfig, rng: jax.Array) -> Params:
     return BertEncoder(config).init(rng, tokens)["params"]
 
 
+def _dropout_rng(module: nn.Module, deterministic: bool) -> jax.Array | None:
+    """A fresh key of the rng ``dropout``, or None when nothing is to be dropped."""
+    return None if deterministic else module.make_rng("dropout")
+
+
 class _Embeddings(nn.Module):
     """Sum of word, position and segment vectors, normalised."""
 
@@ -209,7 +214,7 @@ class _Embeddings(nn.Module):
             else:
                 states = states + segments.by_product(jnp.asarray(tokens.type_ids))
         states = LayerNorm(cfg.norm_eps, cfg.dtype, name="norm")(states)
-        return nn.Dropout(cfg.dropout)(states, deterministic=deterministic)
+        return dropout(states, cfg.dropout, _dropout_rng(self, deterministic))
 
 
 class _Layer(nn.Module):
@@ -224,11 +229,11 @@ class _Layer(nn.Module):
             cfg.num_heads, cfg.attention_dropout, cfg.dtype, name="attention"
         )
         update = attention(states, mask, deterministic=deterministic)
-        update = nn.Dropout(cfg.dropout)(update, deterministic=deterministic)
+        update = dropout(update, cfg.dropout, _dropout_rng(self, deterministic))
         norm = LayerNorm(cfg.norm_eps, cfg.dtype, name="attention_norm")
         states = norm(states + update)
         update = _FeedForward(cfg, name="mlp")(states)
-        update = nn.Dropout(cfg.dropout)(update, deterministic=deterministic)
+        update = dropout(update, cfg.dropout, _dropout_rng(self, deterministic))
         norm = LayerNorm(cfg.norm_eps, cfg.dtype, name="mlp_norm")
         return norm(states + update)
 

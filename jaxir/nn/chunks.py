@@ -61,13 +61,16 @@ def in_chunks(encode: Encode, chunk_size: int) -> Encode:
             chunk_rng = None if rng is None else jax.random.fold_in(rng, index)
             return encode(params, chunk, chunk_rng)
 
-        # [B, ...] -> [count, chunk_size, ...] -> [B, ...]
+        # [B, ...] -> [count, chunk_size, ...] -> [B, ...].  A chunk takes every
+        # count-th text, so that each of several devices has its share of every chunk.
         chunks = jax.tree.map(
-            lambda x: x.reshape(count, chunk_size, *x.shape[1:]), batch
+            lambda x: x.reshape(chunk_size, count, *x.shape[1:]).swapaxes(0, 1), batch
         )
         outputs = jax.lax.map(
             lambda item: encode_chunk(params, *item), (chunks, jnp.arange(count))
         )
-        return jax.tree.map(lambda x: x.reshape(size, *x.shape[2:]), outputs)
+        return jax.tree.map(
+            lambda x: x.swapaxes(0, 1).reshape(size, *x.shape[2:]), outputs
+        )
 
     return encode_in_chunks

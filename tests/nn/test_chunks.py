@@ -68,12 +68,13 @@ def test_dropout_is_drawn_by_chunk_and_the_same_again_backward():
         rows = [
             encode(
                 params,
-                jax.tree.map(lambda x: x[2 * i : 2 * i + 2], tokens),  # noqa: B023
+                jax.tree.map(lambda x: x[i::4], tokens),  # noqa: B023
                 jax.random.fold_in(rng, i),
             )
             for i in range(4)
         ]
-        return jnp.concatenate(rows)
+        # A chunk is every fourth text.
+        return jnp.stack(rows, axis=1).reshape(8, -1)
 
     assert_same(contrastive(in_chunks(encode, 2), key), contrastive(by_hand, key))
 
@@ -95,3 +96,14 @@ def test_refuses_chunks_that_do_not_divide():
         in_chunks(encode, 3)(init_params(CONFIG, jax.random.key(0)), batch(), None)
     with pytest.raises(InputError, match="chunk_size: 0; expected a number above 0"):
         in_chunks(encode, 0)
+
+
+def test_every_device_has_its_share_of_every_chunk():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:8]), ("data",))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    tokens = jax.device_put(batch(32), spread)
+    params = init_params(CONFIG, jax.random.key(0))
+    compiled = jax.jit(in_chunks(encode, 8)).lower(params, tokens, None).compile()
+    # One text of 6 tokens a device and step, not all 8 texts on each of them.
+    assert f"f32[6,{CONFIG.intermediate_size}]" in compiled.as_text()
+    assert f"f32[48,{CONFIG.intermediate_size}]" not in compiled.as_text()

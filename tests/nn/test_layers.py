@@ -32,7 +32,7 @@ def test_gelu_of_extremes(value):
     got = float(jax.jit(gelu)(value))
     np.testing.assert_allclose(got, expected, rtol=1e-6)
     if np.isfinite(value):
-        assert np.isfinite(jax.grad(gelu)(value))
+        assert np.isfinite(jax.grad(gelu)(jnp.float32(value)))
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
