@@ -72,11 +72,13 @@ def read_curves(path: str | os.PathLike) -> Curves:
                     f"{path}:{number}", f"{line.strip()[:40]!r}",
                     'an object with a number "step"', "give a metrics.jsonl",
                 ) from error  # fmt: skip
+            kind = record.get("kind", "train")
+            prefix = "" if kind == "train" else f"{kind} "
             for name, value in record.items():
                 number_like = isinstance(value, int | float)
                 if name == "step" or not number_like or not math.isfinite(value):
                     continue
-                steps, values = curves.setdefault(name, ([], []))
+                steps, values = curves.setdefault(prefix + name, ([], []))
                 steps.append(step)
                 values.append(float(value))
     return curves
@@ -319,10 +321,7 @@ def _queries(
             f"<details{state}><summary>{swatch(colors[system])}{escape(system)}"
             f"</summary>{tables}</details>"
         )
-    caption = (
-        f"{escape(metric)} from the baseline’s value (grey) to the system’s, on a "
-        "scale from 0 to 1."
-    )
+    caption = f"{escape(metric)} from the baseline’s value (grey) to the system’s."
     return section("Queries most helped and hurt", caption, *blocks)
 
 

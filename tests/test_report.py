@@ -61,6 +61,7 @@ def example():
 def curves(tmp_path):
     lines = [{"step": s, "loss": 1 / (s + 1), "rate": s} for s in range(0, 300, 5)]
     lines += [{"step": 100, "dev/nDCG@10": 0.4}, {"step": 200, "dev/nDCG@10": 0.5}]
+    lines += [{"step": s, "kind": "eval", "loss": 1.0 + s} for s in (100, 200)]
     lines += [{"step": 200, "note": "text", "flag": True}]
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -158,6 +159,13 @@ def test_curves_that_are_none(tmp_path):
         read_curves(path)
     path.write_text('{"step": 1, "loss": NaN}\n\n{"step": 2, "loss": 0.5}\n')
     assert read_curves(path) == {"loss": ([2.0], [0.5])}
+
+
+def test_curves_of_training_and_evaluation_are_apart(curves):
+    found = read_curves(curves)
+    assert len(found["loss"][0]) == 60
+    assert found["eval loss"] == ([100.0, 200.0], [101.0, 201.0])
+    assert "note" not in found
 
 
 def test_ticks_enclose_and_colors_stay():

@@ -98,7 +98,9 @@ def test_bootstrap_is_paired_across_rows():
 
 
 def test_bad_confidence():
-    with pytest.raises(InputError, match=r"confidence: 95\.0; expected a number between"):
+    with pytest.raises(
+        InputError, match=r"confidence: 95\.0; expected a number between"
+    ):
         sig.bootstrap_intervals(np.ones(3), confidence=95.0)
 
 
