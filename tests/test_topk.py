@@ -132,6 +132,21 @@ def test_streaming_equals_one_selection(num_blocks, size, k):
     assert_same(found, oracle(scores.reshape(3, -1), k))
 
 
+@pytest.mark.parametrize("order", ["random", "rising", "falling", "equal"])
+@pytest.mark.parametrize("k", [3, 50])
+def test_running_looks_into_enough_groups(order, k):
+    """Blocks in which none, few, some or all groups beat the running k-th score."""
+    rng = np.random.default_rng(k)
+    scores = rng.integers(0, 400, size=(4, 12 * 4096)).astype(np.float32)
+    scores[rng.random(scores.shape) < 0.01] = np.nan
+    if order != "random":
+        scores = np.sort(scores, axis=-1)
+        scores = {"falling": scores[:, ::-1], "equal": scores * 0}.get(order, scores)
+    blocks = jnp.asarray(scores.reshape(4, 12, 4096))
+    found = jax.jit(lambda: streaming_top_k(lambda i: blocks[:, i], 12, k))()
+    assert_same(found, oracle(scores, k))
+
+
 def test_streaming_holds_one_block_of_scores():
     """Temporary memory does not grow with the number of blocks."""
 

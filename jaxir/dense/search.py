@@ -244,27 +244,40 @@ def _fold_partial(
     queries: Float[Array, "B E"],
     block: Float[Array, "N E"],
     first_row: Int[Array, ""] | int,
-    num_valid: Int[Array, ""] | int,
+    valid_from: Int[Array, ""] | int,
+    valid_to: Int[Array, ""] | int,
 ) -> Ranking:
-    scores = _masked_scores(queries, block, num_valid)
-    return update_top_k(running, scores, first_row)
+    scores = _masked_scores(queries, block, valid_to)
+    unseen = jnp.expand_dims(jnp.arange(block.shape[0]) >= valid_from, 0)
+    return update_top_k(running, jnp.where(unseen, scores, NEG_INF), first_row)
 
 
-def _host_blocks(
-    shards: Sequence[np.ndarray], rows: int
-) -> Iterator[tuple[int, int, np.ndarray]]:
-    """First row, number of documents and ``[rows, E]`` vectors of each block."""
-    first_row = 0
+class _HostBlock(NamedTuple):
+    """Vectors ``[rows, E]``; of these ``valid_from`` to ``valid_to`` are new."""
+
+    vectors: np.ndarray
+    first_row: int
+    valid_from: int
+    valid_to: int
+
+
+def _host_blocks(shards: Sequence[np.ndarray], rows: int) -> Iterator[_HostBlock]:
+    """Blocks of one shape, as few of them copied as possible."""
+    shard_row = 0
     for shard in shards:
-        for start in range(0, len(shard), rows):
-            block = shard[start : start + rows]
-            num_valid = len(block)
-            if num_valid < rows:  # padded, so that every block has the same shape
+        size = len(shard)
+        for start in range(0, size, rows):
+            if start + rows <= size:
+                block = shard[start : start + rows]
+                yield _HostBlock(block, shard_row + start, 0, rows)
+            elif size >= rows:  # reach back over rows already seen instead of padding
+                back = size - rows
+                yield _HostBlock(shard[back:], shard_row + back, start - back, rows)
+            else:
                 padded = np.zeros((rows, shard.shape[1]), shard.dtype)
-                padded[:num_valid] = block
-                block = padded
-            yield first_row, num_valid, block
-            first_row += num_valid
+                padded[:size] = shard
+                yield _HostBlock(padded, shard_row, 0, size)
+        shard_row += size
 
 
 def stream_search(
@@ -302,16 +315,17 @@ def stream_search(
     ]
     turns = itertools.cycle(range(len(places)))
     in_flight: collections.deque[jax.Array] = collections.deque()
-    for first_row, num_valid, host_block in _host_blocks(shards, rows):
+    for host in _host_blocks(shards, rows):
         turn = next(turns)
         # Wait for the fold before the last one, so that blocks do not pile up.
         while len(in_flight) >= 2 * len(places):
             jax.block_until_ready(in_flight.popleft())
-        block = jax.device_put(host_block, places[turn], may_alias=True)
-        if num_valid == rows:
-            folded = _fold(running[turn], at[turn], block, first_row)
+        block = jax.device_put(host.vectors, places[turn], may_alias=True)
+        arguments = (running[turn], at[turn], block, host.first_row)
+        if (host.valid_from, host.valid_to) == (0, rows):
+            folded = _fold(*arguments)
         else:
-            folded = _fold_partial(running[turn], at[turn], block, first_row, num_valid)
+            folded = _fold_partial(*arguments, host.valid_from, host.valid_to)
         running[turn] = folded
         in_flight.append(folded.scores)
     best = running[0]

@@ -91,6 +91,16 @@ def test_an_array_larger_than_a_block():
     np.testing.assert_array_equal(found.doc_ids, doc_ids)
 
 
+@pytest.mark.parametrize("cuts", [[300], [100, 164], [512, 513], [0, 700]])
+def test_shards_of_any_length(cuts):
+    """Last blocks reach back over rows already seen; short shards are padded."""
+    queries, vectors = integer_vectors(1000, 3)
+    found = stream_search(queries, np.split(vectors, cuts), 60, block_rows=128)
+    doc_ids, scores = brute_force(queries, vectors, 60)
+    np.testing.assert_array_equal(found.doc_ids, doc_ids)
+    np.testing.assert_array_equal(found.scores, scores)
+
+
 def test_no_documents():
     found = stream_search(np.ones((2, 4), np.float32), np.ones((0, 4), np.float32), 3)
     assert (found.doc_ids == -1).all()
