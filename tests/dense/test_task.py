@@ -169,6 +169,7 @@ def test_a_batch_without_indices_trusts_known_positives():
     )
 
 
+@pytest.mark.slow
 def test_gradient_caching_is_the_full_gradient():
     batch = batch_of(num_queries=8)
     full, params, _ = start(DenseLoss(), batch=batch)
@@ -209,6 +210,7 @@ def test_eight_devices_give_the_loss_of_one():
     )
 
 
+@pytest.mark.slow
 def test_training_descends():
     losses = DenseLoss(margin_mse=0.1, kl=0.1)
     task, params, batch = start(losses)
@@ -239,6 +241,6 @@ def test_what_cannot_be_a_loss_says_so(changes, message):
 def test_a_batch_that_does_not_fit_says_so():
     task, params, batch = start(DenseLoss(margin_mse=1.0))
     with pytest.raises(InputError, match=r"joint texts .* separate texts"):
-        task.loss(params, batch._replace(query=None), None)
+        jax.eval_shape(task.loss, params, batch._replace(query=None), None)
     with pytest.raises(InputError, match=r"no teacher scores .*`jaxir label`"):
-        task.loss(params, batch._replace(teacher_scores=None), None)
+        jax.eval_shape(task.loss, params, batch._replace(teacher_scores=None), None)
