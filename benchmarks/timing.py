@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-__all__ = ["compare", "versions"]
+__all__ = ["alone", "compare", "versions"]
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -61,6 +61,13 @@ def compare(
         "ratio": statistics.median(ratios),
         "ratio_range": [min(ratios), max(ratios)],
     }
+
+
+def alone(ours: Callable[[], object], *, runs: int = 7) -> dict:
+    """``compare`` without a peer: the median of ``ours``, the rest None."""
+    ours()
+    median = statistics.median(_seconds(ours) for _ in range(runs))
+    return {"ours_s": median, "peer_s": None, "ratio": None}
 
 
 def versions(*packages: str) -> dict:

