@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from jaxir.errors import InputError
 
@@ -170,7 +170,7 @@ def open_text(path: str | os.PathLike) -> io.TextIOWrapper:
     with path.open("rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
     if compressed:
-        packed = gzip.GzipFile(path, "rb")
+        packed: Any = gzip.GzipFile(path, "rb")
         return io.TextIOWrapper(packed, encoding="utf-8", newline="\n")
     return path.open(encoding="utf-8", newline="\n")
 

@@ -176,10 +176,10 @@ def read_manifest(directory: str | os.PathLike, *, kind: str | None = None) -> M
         )
     for name, size in sizes.items():
         file = directory / name
-        found = file.stat().st_size if file.is_file() else None
-        if found != size:
-            state = "missing" if found is None else f"of {found} bytes"
-            raise InputError(file, f"{state}", f"{size} bytes", _REBUILD)
+        actual = file.stat().st_size if file.is_file() else None
+        if actual != size:
+            state = "missing" if actual is None else f"of {actual} bytes"
+            raise InputError(file, state, f"{size} bytes", _REBUILD)
     return manifest
 
 

@@ -274,7 +274,7 @@ def streaming_top_k(
 
 def _vary_like(ranking: Ranking, value: Int[Array, ""] | int) -> Ranking:
     """Marks a constant as differing between devices where ``value`` does."""
-    axes = getattr(jax.typeof(value), "vma", frozenset())
+    axes: frozenset = getattr(jax.typeof(value), "vma", frozenset())
     if not axes:
         return ranking
     return jax.tree.map(lambda x: jax.lax.pcast(x, tuple(axes), to="varying"), ranking)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxir import fit, validate
-from jaxir.checkpoints.model_dir import load_model
+from jaxir.checkpoints.model_dir import load_model, save_model
 from jaxir.data.collection import open_collection
 from jaxir.data.pipeline import PipelineConfig
 from jaxir.dense.task import DenseLoss
@@ -90,6 +90,13 @@ def test_changes_reach_nested_fields(tiny_model):
     assert model.fingerprint != load_model(str(tiny_model)).fingerprint
     with pytest.raises(InputError, match="dropuot: no such field; expected one of"):
         fit.pretrained(str(tiny_model), {"backbone.dropuot": 0.0})
+
+
+def test_relative_paths(tiny_model, monkeypatch):
+    monkeypatch.chdir(tiny_model.parent)
+    model = load_model(tiny_model.name)
+    save_model("copy", model)
+    assert load_model("copy").fingerprint == model.fingerprint
 
 
 def test_one_tower_becomes_two_and_never_back(tiny_model):

@@ -297,17 +297,17 @@ def _save_params(path: Path, params: Params) -> None:
     context = ocp.Context()
     context.multiprocessing.active_processes = {0}
     with context:
-        ocp.save(path, params)
+        ocp.save(path.absolute(), params)  # Orbax takes no relative path
 
 
 def _load_params(path: Path, shapes: Any) -> Params:
     """Parameters of exactly these names and shapes, in host memory."""
     ocp = _orbax()
     try:
-        found = ocp.metadata(path).metadata
+        found = ocp.metadata(path.absolute()).metadata
         check_shapes(found, shapes, where=path)
         empty = jax.tree.map(lambda x: np.empty(x.shape, np.float32), shapes)
-        return ocp.load(path, empty)
+        return ocp.load(path.absolute(), empty)
     except InputError:
         raise
     # Orbax and tensorstore tell of damage in exceptions of a dozen types.

@@ -6,7 +6,7 @@ dataclasses they bind.
 """
 
 import contextlib
-import importlib.util
+import importlib
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +23,12 @@ _BINDING_PLACE = re.compile(r"In bindings string line (\d+)|In bindings string")
 
 
 _known_roots: set[str] = set()  # gin can add a search path but not forget one
+
+
+def _gin() -> Any:
+    """The gin package; it reads importlib.util without importing it."""
+    importlib.import_module("importlib.util")
+    return importlib.import_module("gin")
 
 
 @contextlib.contextmanager
@@ -97,7 +103,7 @@ def _explain(error: Exception, files: Sequence[str]) -> InputError:
 
 def _reject_unknown_macros(bindings: Sequence[str]) -> None:
     """A macro nobody defined or uses would be accepted by gin and then ignored."""
-    import gin
+    gin = _gin()
 
     config = gin.config_str()
     for statement in bindings:
@@ -129,9 +135,8 @@ def parse_gin(
     Raises:
       InputError: a file that is not there, or a name or value gin does not accept.
     """
-    import gin
+    gin = _gin()
 
-    assert importlib.util  # gin reads importlib.util without importing it
     gin.clear_config()
     roots = [*(Path(path) for path in search_paths), resource_directory("gin")]
     for root in map(str, roots):
@@ -161,7 +166,7 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
       InputError: a binding that is required and missing, or that the function or a
         dataclass it configures refuses.
     """
-    import gin
+    gin = _gin()
 
     bound = gin.get_configurable(function)
 
@@ -178,6 +183,6 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def operative_config() -> str:
     """The bindings that were used, as a gin file that repeats the run."""
-    import gin
+    gin = _gin()
 
     return gin.operative_config_str()

@@ -124,7 +124,9 @@ def run(args: argparse.Namespace) -> int:
     identity = [collection.docs.fingerprint, args.split]
     runs = {}
 
-    def search_stage(name: str, load: Callable[[], object], settings: object) -> None:
+    def search_stage(
+        name: str, load: Callable[[], Model | str], settings: object
+    ) -> None:
         stem = name.lower().replace(" ", "-")
         index, trec = out / "indexes" / stem, out / "runs" / f"{stem}.trec"
         stages(
