@@ -12,12 +12,14 @@
 ``checkpoints/`` and ``metrics.jsonl`` in the same place, which saving does not touch.
 """
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -276,38 +278,41 @@ def _imported(imported: ImportedDense, spec: str, kind: str | None) -> Model:
     )
 
 
-def _orbax() -> Any:
-    """Orbax's stable interface, without its running commentary."""
-    import logging
-
+@contextlib.contextmanager
+def _orbax() -> Iterator[Any]:
+    """Orbax's stable interface, without its commentary: what fails raises as well."""
     from orbax.checkpoint import v1 as ocp
 
-    logging.getLogger("absl").addFilter(_no_orbax_remarks)
-    return ocp
+    def other_than_orbax(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or "orbax" not in record.pathname
 
-
-def _no_orbax_remarks(record: Any) -> bool:
-    """Keeps what is a warning or is not Orbax's."""
-    return record.levelno >= 30 or "orbax" not in record.pathname
+    logger = logging.getLogger("absl")
+    logger.addFilter(other_than_orbax)
+    try:
+        yield ocp
+    finally:
+        logger.removeFilter(other_than_orbax)
 
 
 def _save_params(path: Path, params: Params) -> None:
-    ocp = _orbax()
-    # Only this process writes: Orbax must not wait for the others.
-    context = ocp.Context()
-    context.multiprocessing.active_processes = {0}
-    with context:
-        ocp.save(path.absolute(), params)  # Orbax takes no relative path
+    with _orbax() as ocp:
+        # Only this process writes: Orbax must not wait for the others.
+        context = ocp.Context()
+        context.multiprocessing.active_processes = {0}
+        with context:
+            ocp.save(path.absolute(), params)  # Orbax takes no relative path
 
 
 def _load_params(path: Path, shapes: Any) -> Params:
     """Parameters of exactly these names and shapes, in host memory."""
-    ocp = _orbax()
     try:
-        found = ocp.metadata(path.absolute()).metadata
-        check_shapes(found, shapes, where=path)
-        empty = jax.tree.map(lambda x: np.empty(x.shape, np.float32), shapes)
-        return ocp.load(path.absolute(), empty)
+        with _orbax() as ocp:
+            found = ocp.metadata(path.absolute()).metadata
+            if found is None:
+                raise OSError("damaged files")
+            check_shapes(found, shapes, where=path)
+            empty = jax.tree.map(lambda x: np.empty(x.shape, np.float32), shapes)
+            return ocp.load(path.absolute(), empty)
     except InputError:
         raise
     # Orbax and tensorstore tell of damage in exceptions of a dozen types.

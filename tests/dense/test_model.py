@@ -149,7 +149,5 @@ def test_one_tower_becomes_two_and_not_the_reverse():
     expected = encode_doc(CONFIG, params, batch)
     np.testing.assert_array_equal(encode_doc(two, both, batch), expected)
     np.testing.assert_array_equal(encode_query(two, both, batch), expected)
-    with pytest.raises(
-        InputError, match="two trained towers cannot become one"
-    ):
+    with pytest.raises(InputError, match="two trained towers cannot become one"):
         adapt_params(two, both, CONFIG)
