@@ -85,12 +85,11 @@ def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
         try:
             with os.fdopen(handle, "wb") as raw:
                 with contextlib.ExitStack() as stack:
-                    stream: IO = raw
+                    stream: Any = raw
                     if path.suffix == ".gz":
                         # mtime 0: the same content gives the same bytes
-                        stream = stack.enter_context(
-                            gzip.GzipFile(fileobj=raw, mode="wb", mtime=0)
-                        )
+                        stream = gzip.GzipFile(fileobj=raw, mode="wb", mtime=0)
+                        stack.callback(stream.close)
                     if "b" not in mode:
                         stream = io.TextIOWrapper(stream, "utf-8", newline="\n")
                     yield stream
