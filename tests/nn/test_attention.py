@@ -112,6 +112,31 @@ def test_bfloat16_has_float32_statistics():
     np.testing.assert_allclose(np.asarray(got, np.float32), exact, atol=0.1)
 
 
+def test_the_fused_kernel_is_given_what_it_takes(monkeypatch):
+    """On a GPU in bfloat16; here XLA's own form stands in for cuDNN's."""
+    own = jax.nn.dot_product_attention
+    shapes = []
+
+    def stand_in(query, key, value, *, mask, implementation):
+        shapes.append((implementation, mask.shape))
+        return own(query, key, value, mask=mask, implementation="xla")
+
+    q, k, v, mask = (x[:, :6] for x in inputs())
+    mask = mask & (jnp.arange(3) != 1)[:, None]
+    half = [jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)]
+    expected = attend(*half, mask)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    got = attend(*half, mask)
+    assert shapes == [("cudnn", (3, 1, 6, 6))]  # [B, 1 or H, T, S]
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_allclose(*(np.float32(x) for x in (got, expected)), atol=0.02)
+    assert not got[1].any()
+    attend(q, k, v, mask)  # float32 is not for cuDNN
+    attend(*half, mask, dropout=0.1, rng=jax.random.key(0))  # nor is dropout
+    assert len(shapes) == 1
+
+
 def test_self_attention_projects_and_mixes():
     layer = SelfAttention(num_heads=2)
     states = jax.random.normal(jax.random.key(0), (2, 5, 8))
