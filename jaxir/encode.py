@@ -33,13 +33,14 @@ __all__ = [
     "BATCH_TOKENS",
     "EncodedCorpus",
     "TextEncoder",
+    "default_batch_tokens",
     "encode_corpus",
     "encode_texts",
     "plan_batches",
 ]
 
-BATCH_TOKENS = 4096
-"""Tokens of a batch, padding included: keeps two CPU cores busy within their caches."""
+BATCH_TOKENS = 1024
+"""Tokens of a batch where nobody says: two CPU cores work within their caches."""
 
 SHARD_ROWS = 16_384
 """Documents of a shard: what an interrupted run may lose."""
@@ -57,6 +58,18 @@ class Batch(NamedTuple):
 
     rows: np.ndarray
     shape: tuple[int, int]
+
+
+def default_batch_tokens() -> int:
+    """Tokens of a batch: 512 for each CPU core, 32 768 for each accelerator.
+
+    A CPU core is fastest while a layer's activations stay in its cache (a third faster
+    than with 4096 tokens, MiniLM on two cores); an accelerator wants long products.
+    """
+    if jax.default_backend() != "cpu":
+        return 32_768 * jax.local_device_count()
+    affinity = getattr(os, "sched_getaffinity", None)
+    return BATCH_TOKENS // 2 * (len(affinity(0)) if affinity else os.cpu_count() or 2)
 
 
 def plan_batches(
@@ -114,7 +127,7 @@ class TextEncoder:
       model: from ``load_model``.
       side: ``"query"`` or ``"doc"``.
       mesh: devices that share each batch; by default all devices of this process.
-      batch_tokens: tokens of a batch.
+      batch_tokens: tokens of a batch; None for :func:`default_batch_tokens`.
       max_length: cuts texts shorter than the model's own limit.
 
     Raises:
@@ -127,10 +140,11 @@ class TextEncoder:
         *,
         side: Side,
         mesh: Mesh | None = None,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         max_length: int | None = None,
     ) -> None:
-        self.side, self.batch_tokens = side, batch_tokens
+        self.side = side
+        self.batch_tokens = batch_tokens or default_batch_tokens()
         self.tokenizer = model.tokenizer
         own_length = getattr(model.config, f"{side}_length")
         limit = getattr(model.config, "backbone", None)
@@ -241,7 +255,7 @@ def encode_corpus(
     collection: Collection,
     directory: str | os.PathLike,
     *,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     shard_rows: int = SHARD_ROWS,
     max_length: int | None = None,
     dtype: Literal["float32", "float16"] = "float32",
@@ -257,7 +271,7 @@ def encode_corpus(
       model: from ``load_model``.
       collection: from ``open_collection``.
       directory: for the shards: new, empty, or from an earlier call.
-      batch_tokens: tokens of a batch.
+      batch_tokens: tokens of a batch; None for :func:`default_batch_tokens`.
       shard_rows: documents of a shard.
       max_length: cuts documents shorter than the model's own limit.
       dtype: of the stored vectors.

@@ -110,7 +110,7 @@ def _build_bm25(job: Job) -> None:
 
 def _build_dense(job: Job) -> None:
     from jaxir.checkpoints.model_dir import save_model
-    from jaxir.encode import BATCH_TOKENS, SHARD_ROWS, encode_corpus
+    from jaxir.encode import SHARD_ROWS, encode_corpus
 
     assert job.model is not None
     options = job.options
@@ -120,7 +120,7 @@ def _build_dense(job: Job) -> None:
         job.model,
         job.collection,
         partial,
-        batch_tokens=options.batch_tokens or BATCH_TOKENS,
+        batch_tokens=options.batch_tokens,
         shard_rows=options.shard_rows or SHARD_ROWS,
         max_length=options.max_length,
         dtype=options.dtype,  # type: ignore[arg-type]

@@ -59,6 +59,10 @@ def test_few_texts_are_not_padded_to_a_whole_batch():
     assert batch.shape == (4, 16)
 
 
+def test_default_batch_grows_with_the_machine():
+    assert encode.default_batch_tokens() % 512 == 0
+
+
 @pytest.mark.parametrize("side", ["query", "doc"])
 def test_batches_equal_single_texts(model, collection, side):
     texts = [*collection.docs.texts(range(12)), "", "sea"]
