@@ -107,13 +107,15 @@ def device_blocks(
     num_blocks = max(num_parts, -(-num_blocks // num_parts) * num_parts)
     stored = jnp.dtype(dtype or shards[0].dtype)
 
-    def piece(index: tuple[slice, ...]) -> np.ndarray:
+    def piece(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None  # as for every array with axes
         first, last, _ = index[0].indices(num_blocks)
         out = np.zeros((last - first, rows, width), stored)
         _copy_rows(shards, first * rows, out.reshape(-1, width))
         return out
 
     shape = (num_blocks, rows, width)
+    sharding: jax.sharding.Sharding
     if mesh is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     else:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -64,6 +65,7 @@ def open_vectors(
     blocks = device_blocks(shards, mesh=mesh)
 
     def resident(queries: np.ndarray, k: int) -> Ranking:
-        return jax.device_get(sharded_search(queries, blocks, k, mesh=mesh))
+        found = sharded_search(jnp.asarray(queries), blocks, k, mesh=mesh)
+        return jax.device_get(found)
 
     return OpenVectors(num_docs, width, resident)
