@@ -42,7 +42,7 @@ __all__ = [
 BATCH_TOKENS = 1024
 """Tokens of a batch where nobody says: two CPU cores work within their caches."""
 
-SHARD_ROWS = 16_384
+SHARD_ROWS = 4_096
 """Documents of a shard: what an interrupted run may lose."""
 
 Side = Literal["query", "doc"]
