@@ -8,6 +8,7 @@ import pytest
 from jaxir import fit
 from jaxir.cli.config import configured, operative_config, parse_gin
 from jaxir.data.collection import open_collection
+from jaxir.data.formats import write_run
 from jaxir.data.lists import sample_lists, write_lists
 from jaxir.errors import InputError
 from jaxir.files import resource_directory
@@ -50,6 +51,14 @@ def scored_lists(folder, path):
     return str(path)
 
 
+def candidates(folder, place):
+    """A run of every document for every query."""
+    collection = open_collection(str(folder))
+    scores = {name: 1.0 / (i + 1) for i, name in enumerate(collection.docs.doc_ids())}
+    write_run(place / "run.trec", dict.fromkeys(collection.queries("train"), scores))
+    return str(place / "run.trec")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("file", EXPERIMENTS)
 def test_experiment_trains(file, tiny_collection, tiny_model, tmp_path):
@@ -66,6 +75,7 @@ def test_experiment_trains(file, tiny_collection, tiny_model, tmp_path):
         "SAVE_EVERY = 1",
         "WARMUP = 1",
     ]
+    bindings.append(f"CANDIDATES = {candidates(tiny_collection, tmp_path)!r}")
     if "LISTS = %gin.REQUIRED" in (ROOT / file).read_text():
         bindings.append(f"LISTS = {lists!r}")
     parse_gin([file], bindings)
@@ -81,7 +91,9 @@ def test_experiment_trains(file, tiny_collection, tiny_model, tmp_path):
 
 
 def test_required_macro_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"COLLECTION has no value; give --gin.COLL"):
+    with pytest.raises(
+        InputError, match=r"(COLLECTION|CANDIDATES) has no value; give "
+    ):
         parse_gin(["experiments/dense_medquad_small.gin"])
         configured(fit.fit)(model_dir=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -94,11 +94,13 @@ class Stages:
 
 def run(args: argparse.Namespace) -> int:
     from jaxir.checkpoints.model_dir import Model, load_model
+    from jaxir.checkpoints.weights import resolve
     from jaxir.cli.train import train_from_gin
     from jaxir.data.collection import open_collection
     from jaxir.data.formats import read_run, write_run
     from jaxir.data.pydocs import write_pydocs
     from jaxir.evaluate import evaluate
+    from jaxir.files import disk_errors
     from jaxir.fit import pretrained
     from jaxir.fuse import fuse
     from jaxir.index import build_index
@@ -108,8 +110,14 @@ def run(args: argparse.Namespace) -> int:
 
     begin = time.perf_counter()
     out = Path(args.output)
-    out.mkdir(parents=True, exist_ok=True)
-    stages = Stages(out, total=8 if args.collection else 9)
+    if args.collection:  # mistakes are told before anything is made
+        given = open_collection(args.collection)
+        given.qrels("train"), given.qrels(args.split)
+    if not args.model.startswith("dpr:"):
+        resolve(args.model)
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    stages = Stages(out, total=9 if args.collection else 10)
 
     folder = Path(args.collection) if args.collection else out / "pydocs"
     if not args.collection:
@@ -145,8 +153,19 @@ def run(args: argparse.Namespace) -> int:
         return pretrained(args.model, lengths)
 
     search_stage(BASELINE, lambda: "bm25", identity)
+    candidates = out / "runs" / "bm25-train.trec"
+    train_queries = collection.queries("train")
+    stages(
+        f"{BASELINE}: search {len(train_queries):,} training queries for hard negatives",
+        "train", candidates,
+        lambda: write_run(
+            candidates,
+            open_index(out / "indexes" / "bm25").search(train_queries, k=100),
+        ),
+    )  # fmt: skip
     bindings = [
         f"COLLECTION = {str(folder)!r}",
+        f"CANDIDATES = {str(candidates)!r}",
         f"MODEL_PATH = {args.model!r}",
         *([f"TRAIN_STEPS = {args.steps}"] if args.steps else []),
         *args.gin_bindings,

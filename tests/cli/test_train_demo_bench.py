@@ -5,13 +5,17 @@ import json
 import pytest
 
 from jaxir.cli.main import main
+from jaxir.data.formats import write_run
 
 
 def train(tiny_collection, tiny_model, place, *more):
+    run = {"q-river-train": {"bread0": 1.0}}
+    write_run(place.parent / "run.trec", run)
     return main([
         "train", "--quiet", "--json",
-        "--gin_file", "experiments/dense_medquad_small.gin",
+        "--gin_file", "experiments/finetune_small.gin",
         f"--gin.COLLECTION={str(tiny_collection)!r}",
+        f"--gin.CANDIDATES={str(place.parent / 'run.trec')!r}",
         f"--gin.MODEL_PATH={str(tiny_model)!r}",
         "--gin.DEV_SPLIT='test'", "--gin.TRAIN_STEPS=2", "--gin.BATCH_SIZE=8",
         "--gin.QUERY_LENGTH=16", "--gin.DOC_LENGTH=16",
@@ -57,7 +61,7 @@ def test_demo_runs_and_keeps_what_it_made(
     run = (tmp_path / "demo" / "runs" / "bm25.trec").read_bytes()
     assert main([*words, "--json"]) == 0
     second = capsys.readouterr()
-    assert second.err.count("kept from before") == 8
+    assert second.err.count("kept from before") == 9
     assert json.loads(second.out)["systems"][0]["name"] == "BM25"
     assert (tmp_path / "demo" / "runs" / "bm25.trec").read_bytes() == run
 
