@@ -156,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
     candidates = out / "runs" / "bm25-train.trec"
     train_queries = collection.queries("train")
     stages(
-        f"{BASELINE}: search {len(train_queries):,} training queries for hard negatives",
+        f"{BASELINE}: mine {len(train_queries):,} training queries",
         "train", candidates,
         lambda: write_run(
             candidates,
