@@ -152,7 +152,8 @@ def _model_of(
     if model is None:
         copy = directory / "model"
         model = os.fspath(copy) if copy.is_dir() else manifest.details["model_path"]
-        if not model or not (model.startswith("hf:") or Path(model).exists()):
+        elsewhere = model.startswith(("hf:", "package:"))
+        if not (elsewhere or (model and Path(model).exists())):
             raise InputError(
                 directory,
                 f"its model is no longer at {model or 'any path'}",
