@@ -1,6 +1,7 @@
 """Progress of long work: a bar on a terminal, silence everywhere else."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -38,11 +39,24 @@ def progress_bar(
     """
     from tqdm import tqdm
 
+    # A terminal that says it has no columns and rows (inside `script` or a container)
+    # would get no bar at all.
+    columns, rows = (None, None) if _width() else shutil.get_terminal_size((80, 24))
     silent = _quiet or bool(os.environ.get("JAXIR_QUIET")) or not sys.stderr.isatty()
     return tqdm(
         iterable, total=total, desc=label, unit=f" {unit}", initial=initial,
-        disable=silent, dynamic_ncols=True, smoothing=0.1, file=sys.stderr,
+        disable=silent, ncols=columns, nrows=rows, dynamic_ncols=columns is None,
+        leave=None,  # a bar within another goes when it is done
+        smoothing=0.1, file=sys.stderr,
     )  # fmt: skip
+
+
+def _width() -> int:
+    """Columns of the terminal behind standard error; 0 where there is none."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        return 0
 
 
 def say(text: str) -> None:
