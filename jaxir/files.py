@@ -25,13 +25,24 @@ __all__ = [
     "cache_root",
     "disk_errors",
     "locked",
+    "made_parents",
     "open_text",
     "resource_directory",
     "sha256_file",
 ]
 
 
-_NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)  # a file stands where a folder should
+# a file stands where a folder should, or a folder where a file should
+_NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, *_NO_FOLDER)
+
+
+def _is_full(error: object) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # Orbax and TFDS tell of it in exceptions of their own.
+    texts = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "Not enough disk")
+    return any(text in str(error) for text in texts)
 
 
 @contextlib.contextmanager
@@ -39,19 +50,36 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turns a full disk or a forbidden place into a user's one-line error."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as found:
+        # Of nested blocks the outermost names the place: it is the one a person gave.
+        nested = isinstance(found, InputError) and isinstance(found.__cause__, OSError)
+        error = found.__cause__ if nested else found
+        if _is_full(error):
             raise InputError(
                 path,
                 "no space left on the device",
                 remedy="free space or choose another place; nothing was written",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, *_NO_FOLDER):
+        if isinstance(error, OSError) and error.errno in _FORBIDDEN:
             raise InputError(
                 path,
                 f"cannot write here ({error.strerror})",
                 remedy="choose a place you may write to; nothing was written",
             ) from error
+        raise
+
+
+@contextlib.contextmanager
+def made_parents(path: Path) -> Iterator[None]:
+    """Makes the missing parents of ``path``; they go again if the block fails."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # something else stands there by now
+            for folder in missing:
+                folder.rmdir()
         raise
 
 
@@ -78,8 +106,7 @@ def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
       'whole'
     """
     path = Path(path)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path), made_parents(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         temporary = Path(name)
         try:
@@ -116,12 +143,15 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
       InputError: the disk is full or the place cannot be written.
     """
     path = Path(path)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path), made_parents(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         temporary.chmod(0o755)
         try:
             yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with file.open("rb+") as stream:
+                        os.fsync(stream.fileno())
             if path.exists():
                 old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
                 os.replace(path, old / path.name)
@@ -137,24 +167,34 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
 def locked(path: str | os.PathLike) -> Iterator[None]:
     """Lets one process at a time build what shall stand at ``path``; others wait.
 
-    The lock is a hidden file beside ``path`` and ends with the process.  Where the
-    system has no file locks (Windows), nothing is excluded and the last builder wins.
+    The lock is a hidden file beside ``path``; it ends with the process and the file
+    with the block.  Where the system has no file locks (Windows), nothing is excluded
+    and the last builder wins.
 
     Raises:
       InputError: the place cannot be written.
     """
     path = Path(path)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_name(f".{path.name}.lock").open("w")
-    with lock:
+    place = path.with_name(f".{path.name}.lock")
+    with disk_errors(path), made_parents(path):
         try:
             import fcntl
         except ImportError:
-            pass
-        else:
+            yield
+            return
+        while True:
+            lock = place.open("w")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+            # The holder before us removed the file: a lock on it excludes nobody.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock.fileno()), place.stat()):
+                    break
+            lock.close()
+        try:
+            yield
+        finally:
+            place.unlink(missing_ok=True)
+            lock.close()
 
 
 def open_text(path: str | os.PathLike) -> io.TextIOWrapper:
