@@ -85,17 +85,28 @@ class ResumableLines:
         """Closes the partial file and leaves it for the next run."""
         self._stream.close()
 
+    def discard(self) -> None:
+        """Removes the partial file: nothing in it is worth going on from."""
+        self._partial.unlink(missing_ok=True)
+
     def finish(self) -> None:
         """Puts the whole file in its place and removes the partial one."""
         self._stream.close()
-        with (
-            self._partial.open(encoding="utf-8") as stream,
-            atomic_file(self._path) as out,
-        ):
-            next(stream)
-            for record in stream:
-                for line in json.loads(record)["lines"]:
-                    out.write(line + "\n")
+        try:
+            with (
+                self._partial.open(encoding="utf-8") as stream,
+                atomic_file(self._path) as out,
+            ):
+                next(stream)
+                for record in stream:
+                    for line in json.loads(record)["lines"]:
+                        out.write(line + "\n")
+        except InputError as error:
+            raise InputError(
+                self._path, "cannot be written: " + str(error).split("; ")[0],
+                remedy=f"make room and run it again; what is done is kept in "
+                f"{self._partial.name}",
+            ) from error  # fmt: skip
         self._partial.unlink()
 
     @contextlib.contextmanager
@@ -139,5 +150,7 @@ def resumable_lines(
         yield out
     except BaseException:
         out.close()
+        if not out.done:
+            out.discard()
         raise
     out.finish()
