@@ -171,7 +171,7 @@ def label(
     queries = collection.queries(None)
     stream = iter(lists)
     while batch := list(islice(stream, batch_size)):
-        texts = [_texts(item, queries, collection) for item in batch]
+        texts = [_texts("lists", item, queries, collection) for item in batch]
         asked = [query for query, _ in texts]
         groups = [docs for _, docs in texts]
         every = [teacher(asked, groups) for teacher in teachers]
@@ -210,18 +210,18 @@ def _check(
 
 
 def _texts(
-    item: TrainingList, queries: Mapping[str, str], collection: Any
+    where: str, item: TrainingList, queries: Mapping[str, str], collection: Any
 ) -> tuple[str, list[str]]:
     if item.query_id not in queries:
         raise InputError(
-            "lists", f"query {item.query_id!r} is not in the collection",
+            where, f"query {item.query_id!r} is not in the collection",
             "lists over this collection", "name the collection they were made from",
         )  # fmt: skip
     rows = collection.docs.rows(item.doc_ids)
     if (rows < 0).any():
         absent = item.doc_ids[int((rows < 0).argmax())]
         raise InputError(
-            "lists", f"document {absent!r} is not in the collection",
+            where, f"document {absent!r} is not in the collection",
             "lists over this collection", "name the collection they were made from",
         )  # fmt: skip
     return queries[item.query_id], collection.docs.texts(rows.tolist())
@@ -274,10 +274,15 @@ def label_lists(
     if Path(lists).resolve() == Path(path).resolve():
         raise InputError(path, "the file that is read", "another name for the output")
     normalization = _check(teachers, normalization, weights, batch_size)
-    total = sum(1 for _ in read_lists(lists))  # also finds a bad line before the work
+    queries, total, reader = collection.queries(None), 0, read_lists(lists)
+    for item in reader:  # a bad line is found before the work
+        _texts(reader.place, item, queries, collection)
+        total += 1
+    if not total:
+        raise InputError(lists, "no training list", "at least one", "check the file")
     settings = {
         "lists": sha256_file(lists), "collection": collection.docs.fingerprint,
-        "queries": _fingerprint(collection.queries(None)), "scale": scale,
+        "queries": _fingerprint(queries), "scale": scale,
         "normalization": normalization, "weights": weights and list(weights),
         "identity": identity,
     }  # fmt: skip

@@ -148,15 +148,9 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any]:
             output, "this exists and holds no prepared lists",
             "a new or empty folder", "choose another place",
         )  # fmt: skip
-    count = 0
-
-    def counted() -> Any:
-        nonlocal count
-        for item in read_lists(args.lists):
-            count += 1
-            yield item
-
-    path = prepare_lists(counted(), open_collection(spec), split, args.output)
+    lists = read_lists(args.lists)
+    path = prepare_lists(lists, open_collection(spec), split, args.output)
+    count = json.loads((path / "lists.json").read_text())["num_lists"]
     return {"output": str(path), "lists": count, "collection": spec, "split": split}
 
 

@@ -28,6 +28,7 @@ from jaxir.errors import InputError
 from jaxir.files import atomic_file
 
 __all__ = [
+    "ListReader",
     "TrainingList",
     "attach_scores",
     "in_batch_lists",
@@ -117,10 +118,32 @@ def _check(where: str, item: TrainingList) -> None:
         )  # fmt: skip
 
 
-def read_lists(path: str | os.PathLike) -> Iterator[TrainingList]:
-    """Yields the lists of a JSON lines file, plain or gzip, one in memory at a time.
+class ListReader(Iterator[TrainingList]):
+    """The lists of a file in turn; made by :func:`read_lists`.
 
-    Raises:
+    Attributes:
+      place: ``path:line`` of the list last given, for complaints about it.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self._path = path
+        self._lines = numbered_lines(path)
+        self.place = str(path)
+
+    def __next__(self) -> TrainingList:
+        try:
+            number, line = next(self._lines)
+        except StopIteration:
+            self.place = str(self._path)
+            raise
+        self.place = f"{self._path}:{number}"
+        return _parse(self.place, json_object(self._path, number, line))
+
+
+def read_lists(path: str | os.PathLike) -> ListReader:
+    """Reads the lists of a JSON lines file, plain or gzip, one in memory at a time.
+
+    Raises (while they are read):
       InputError: a malformed line: broken JSON, a missing key, a label or score that is
         not a finite number, a document twice, or no positive in the first place.
 
@@ -133,8 +156,7 @@ def read_lists(path: str | os.PathLike) -> Iterator[TrainingList]:
       >>> next(read_lists(path)).doc_ids
       ('d1', 'd2')
     """
-    for number, line in numbered_lines(path):
-        yield _parse(f"{path}:{number}", json_object(path, number, line))
+    return ListReader(path)
 
 
 def list_to_json(item: TrainingList) -> str:

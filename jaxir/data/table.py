@@ -109,17 +109,20 @@ def build_table(
         )
         chunk.clear()
 
+    def place() -> str:  # a file's reader knows the line
+        return getattr(lists, "place", "lists")
+
     scored: bool | None = None
     for item in progress_bar(lists, label="reading training lists", unit="list"):
         if item.query_id not in query_rows:
             raise InputError(
-                "lists", f"query {item.query_id!r} is not in split {split!r} of "
+                place(), f"query {item.query_id!r} is not in split {split!r} of "
                 f"{collection.path}", "queries of that split",
                 "name the split that the lists were made from",
             )  # fmt: skip
         if scored is not None and scored != (item.scores is not None):
             raise InputError(
-                "lists", f"the list of {item.query_id!r} "
+                place(), f"the list of {item.query_id!r} "
                 f"{'has no' if scored else 'has'} teacher scores, those before it "
                 f"{'have' if scored else 'do not'}", "scores in all lists or in none",
                 "label all of them",
@@ -136,7 +139,7 @@ def build_table(
             f"the collection; left out, with {dropped} lists whose positive they were"
         )
     if not parts or not sum(len(part[0]) for part in parts):
-        raise InputError("lists", "no training list", "at least one", "check the file")
+        raise InputError(place(), "no training list", "at least one", "check the file")
     queries, sizes, rows, labels, scores = map(np.concatenate, zip(*parts, strict=True))
     bounds = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     return ListTable(queries, bounds, rows, labels, scores if scored else None)
