@@ -7,8 +7,11 @@ dataclasses they bind.
 
 import contextlib
 import importlib
+import inspect
 import logging
 import re
+import types
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from jaxir.files import resource_directory
 __all__ = ["configured", "operative_config", "parse_gin", "split_gin_flags"]
 
 _PLACE = re.compile(r'In file "([^"]*)", line (\d+)')
-_BINDING_PLACE = re.compile(r"In bindings string line (\d+)|In bindings string")
+_BAD_TOKEN = re.compile(r"Failed to parse token '([^']*)'")
 
 
 _known_roots: set[str] = set()  # gin can add a search path but not forget one
@@ -81,10 +84,14 @@ def _explain(error: Exception, files: Sequence[str]) -> InputError:
     place = _PLACE.search(text)
     if place:
         where: str = f"{place[1]}:{place[2]}"
-    elif _BINDING_PLACE.search(text):
-        where = "--gin"
     else:
         where = ", ".join(files) or "gin"
+    token = _BAD_TOKEN.search(text)
+    if token:
+        return InputError(
+            where, f"{token[1]!r} is no value", "a number, a 'string' or a %MACRO",
+            "strings need quotes of their own",
+        )  # fmt: skip
     lines = [line.strip() for line in text.splitlines()]
     said = " ".join(line for line in lines if line and not line.startswith("In "))
     said = re.sub(r" in config string:.*$", "", said)  # gin quotes the whole config
@@ -116,6 +123,54 @@ def _reject_unknown_macros(bindings: Sequence[str]) -> None:
                 f"--gin.{name}", "no such macro in the gin files",
                 f"one of {', '.join(macros)}", "check the spelling",
             )  # fmt: skip
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a literal is of an annotated type; what is not a literal's type fits."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if hint in (None, type(None)):
+        return value is None
+    if hint in (int, float):
+        kinds = (int,) if hint is int else (int, float)
+        return isinstance(value, kinds) and not isinstance(value, bool)
+    if hint in (str, bool):
+        return isinstance(value, hint)
+    if origin is tuple:
+        return isinstance(value, tuple | list)  # gin's tuples may be lists
+    return True
+
+
+def _check_types() -> None:
+    """A literal of another type than the parameter's would fail deep inside, or later.
+
+    Raises:
+      InputError: names the macro or parameter, its value and the type it should have.
+    """
+    gin = _gin()
+
+    bound = gin.config._CONFIG  # gin has no public way to list its bindings
+    for (_, selector), values in list(bound.items()):
+        if selector == "gin.macro":
+            continue
+        target = inspect.unwrap(gin.get_configurable(selector))
+        try:
+            hints = typing.get_type_hints(target)
+        except (NameError, TypeError):
+            continue  # annotations that are only for type checkers
+        for parameter, value in values.items():
+            name = f"{selector.rpartition('.')[2]}.{parameter}"
+            while isinstance(value, gin.config.ConfigurableReference):
+                macro = (value.scoped_selector.rpartition("/")[0], "gin.macro")
+                if macro not in bound:
+                    break
+                name, value = macro[0], bound[macro].get("value")
+            literal = value is None or isinstance(value, bool | int | float | str)
+            hint = hints.get(parameter, Any)
+            if literal and not _fits(value, hint):
+                expected = getattr(hint, "__name__", str(hint))
+                raise InputError(f"--gin.{name}", repr(value), expected)
 
 
 def parse_gin(
@@ -150,8 +205,12 @@ def parse_gin(
                 found, None, finalize_config=False, skip_unknown=False
             )
         _reject_unknown_macros(bindings)
-        gin.parse_config(list(bindings), skip_unknown=False)
+        for statement in bindings:
+            found = [f"--gin.{statement.partition('=')[0].strip()}"]
+            gin.parse_config(statement, skip_unknown=False)
+        found = list(files)
         gin.finalize()
+        _check_types()
     except InputError:
         raise
     except (ValueError, ImportError, AttributeError, SyntaxError, OSError,
