@@ -5,8 +5,10 @@ family makes the :class:`jaxir.types.Task`, ``train`` runs the loop.  This file 
 them for the command line, for ``jaxir demo`` and for notebooks.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,6 +116,30 @@ _SAMPLED, _BATCHES = ListSource(), PipelineConfig()
 _ADAMW, _ONE_EPOCH = OptimizerConfig(), TrainConfig(epochs=1)
 
 
+def _has_checkpoint(work_dir: Path) -> bool:
+    """Whether a step was saved; the state before the first is made anew in no time."""
+    names = [path.name for path in (work_dir / "checkpoints").glob("*")]
+    return any(name.isdigit() and int(name) > 0 for name in names)
+
+
+@contextlib.contextmanager
+def _whole_or_absent(work_dir: Path) -> Iterator[None]:
+    """A refused run leaves what was there before, unless it has saved a step."""
+    existed = work_dir.exists()
+    before = set(work_dir.iterdir()) if work_dir.is_dir() else set()
+    missing = [folder for folder in work_dir.parents if not folder.exists()]
+    try:
+        yield
+    except InputError:
+        if not _has_checkpoint(work_dir) and work_dir.is_dir():
+            for path in set(work_dir.iterdir()) - before:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            with contextlib.suppress(OSError):
+                for folder in missing if existed else [work_dir, *missing]:
+                    folder.rmdir()
+        raise
+
+
 class Fit(NamedTuple):
     """What :func:`fit` leaves.
 
@@ -138,7 +164,7 @@ def _prepared(
     if source.path is not None:
         return source.path
     place = work_dir / "lists"
-    if place.is_dir():
+    if place.is_dir() and _has_checkpoint(work_dir):
         return str(place)
     candidates = read_run(source.candidates) if source.candidates else None
     lists = sample_lists(
@@ -206,25 +232,26 @@ def fit(
         doc_length=config.doc_length,
         templates=Templates(query=config.query_template, doc=config.doc_template),
     )
-    path = _prepared(
-        lists, collection, split, pipeline.list_size, pipeline.seed, work_dir
-    )
-    batches = make_batches(
-        path, collection, model.tokenizer, pipeline, split=split,
-        process_index=jax.process_index(), process_count=jax.process_count(),
-    )  # fmt: skip
     evaluate = None
     if validation is not None and validation.split is not None:
         evaluate = make_validation(model, collection, validation)
-    result = train(
-        row.make_task(config, loss),
-        batches,
-        loop,
-        optimizer=optimizer,
-        work_dir=work_dir,
-        initial_params=model.params,
-        evaluate=evaluate,
-    )
+    with _whole_or_absent(work_dir):
+        path = _prepared(
+            lists, collection, split, pipeline.list_size, pipeline.seed, work_dir
+        )
+        batches = make_batches(
+            path, collection, model.tokenizer, pipeline, split=split,
+            process_index=jax.process_index(), process_count=jax.process_count(),
+        )  # fmt: skip
+        result = train(
+            row.make_task(config, loss),
+            batches,
+            loop,
+            optimizer=optimizer,
+            work_dir=work_dir,
+            initial_params=model.params,
+            evaluate=evaluate,
+        )
     trained = model_from_parts(
         model.kind, config, result.params, model.tokenizer, path=str(work_dir)
     )
