@@ -65,15 +65,19 @@ class Bm25Config:
             raise InputError("bm25 k1", str(self.k1), "a number from 0")
         if not 0 <= self.b <= 1:
             raise InputError("bm25 b", str(self.b), "a number from 0 to 1")
+        if self.stemmer != "none":
+            import Stemmer
+
+            if self.stemmer not in Stemmer.algorithms():
+                known = ", ".join(_STEMMERS)
+                expected = f"{known} or another language of PyStemmer"
+                raise InputError("bm25 stemmer", repr(self.stemmer), expected)
         if self.stop_words not in ("lucene", "none"):
             raise InputError("bm25 stop words", self.stop_words, "lucene or none")
 
 
 def make_analyzer(config: Bm25Config) -> Callable[[str], list[str]]:
     """The function from a text to its terms.
-
-    Raises:
-      InputError: there is no such stemmer.
 
     Example::
 
@@ -84,10 +88,6 @@ def make_analyzer(config: Bm25Config) -> Callable[[str], list[str]]:
 
     stem: Callable[[list[str]], list[str]] = list
     if config.stemmer != "none":
-        if config.stemmer not in Stemmer.algorithms():
-            known = ", ".join(_STEMMERS)
-            expected = f"{known} or another language of PyStemmer"
-            raise InputError("bm25 stemmer", repr(config.stemmer), expected)
         stem = Stemmer.Stemmer(config.stemmer).stemWords
     stop_words = STOP_WORDS if config.stop_words == "lucene" else frozenset()
 

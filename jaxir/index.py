@@ -108,6 +108,17 @@ def _build_bm25(job: Job) -> None:
         build_bm25(texts, folder / "bm25", job.options.bm25)
 
 
+@contextlib.contextmanager
+def _worth_keeping(partial: Path) -> Iterator[None]:
+    """A failed encoding without a single shard leaves nothing to go on from."""
+    try:
+        yield
+    except InputError:
+        if (partial / "encoding.json").is_file() and not any(partial.glob("*.npy")):
+            shutil.rmtree(partial)
+        raise
+
+
 def _build_dense(job: Job) -> None:
     from jaxir.checkpoints.model_dir import save_model
     from jaxir.encode import SHARD_ROWS, encode_corpus
@@ -116,15 +127,16 @@ def _build_dense(job: Job) -> None:
     options = job.options
     # Beside the index, so that an interrupted run is found again and can go on.
     partial = job.directory.with_name(f"{job.directory.name}.partial")
-    encoded = encode_corpus(
-        job.model,
-        job.collection,
-        partial,
-        batch_tokens=options.batch_tokens,
-        shard_rows=options.shard_rows or SHARD_ROWS,
-        max_length=options.max_length,
-        dtype=options.dtype,  # type: ignore[arg-type]
-    )
+    with _worth_keeping(partial):
+        encoded = encode_corpus(
+            job.model,
+            job.collection,
+            partial,
+            batch_tokens=options.batch_tokens,
+            shard_rows=options.shard_rows or SHARD_ROWS,
+            max_length=options.max_length,
+            dtype=options.dtype,  # type: ignore[arg-type]
+        )
     details = {
         "width": encoded.width,
         "dtype": options.dtype,
@@ -203,6 +215,7 @@ def build_index(
         raise InputError("kind", repr(kind), "one of " + ", ".join(BUILDERS))
     if kind != natural:
         raise InputError("kind", f"{kind!r} with a model of kind {natural!r}", natural)
+    len(collection.docs)  # malformed documents are found before anything is written
     with locked(directory):
         BUILDERS[kind](Job(loaded, collection, directory, options or BuildOptions()))
     return read_manifest(directory)
