@@ -177,9 +177,11 @@ def _dataclass_from_plain(cls: type, value: Any, where: object, name: str) -> An
             "keys among " + ", ".join(fields),
             "it may be from a newer jaxir: upgrade, or remove the key",
         )
-    return cls(
-        **{
-            key: _from_plain(fields[key], item, where, f"{name}.{key}".lstrip("."))
-            for key, item in value.items()
-        }
-    )
+    values = {
+        key: _from_plain(fields[key], item, where, f"{name}.{key}".lstrip("."))
+        for key, item in value.items()
+    }
+    try:
+        return cls(**values)
+    except InputError as error:
+        raise InputError(where, str(error)) from error

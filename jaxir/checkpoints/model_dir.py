@@ -42,7 +42,7 @@ from jaxir.checkpoints.weights import (
 )
 from jaxir.errors import InputError
 from jaxir.families import config_from_dict, config_to_dict, family
-from jaxir.files import atomic_file, disk_errors
+from jaxir.files import atomic_file, disk_errors, made_parents
 from jaxir.text import Tokenizer, load_tokenizer
 from jaxir.types import Params
 
@@ -159,23 +159,6 @@ def save_model(
             training_data=training_data,
             licence=licence,
         )
-    with disk_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".saving.", dir=directory))
-        try:
-            _save_params(staging / "params", model.params)
-            (staging / "tokenizer").mkdir()
-            model.tokenizer.save(staging / "tokenizer")
-            (staging / "MODEL_CARD.md").write_text(card, "utf-8")
-            (staging / "operative_config.gin").write_text(operative_config, "utf-8")
-            # From here to the last line the directory holds no model.
-            (directory / "model.json").unlink(missing_ok=True)
-            for part in _PARTS:
-                if (directory / part).is_dir():
-                    os.replace(directory / part, staging / f"old.{part}")
-                os.replace(staging / part, directory / part)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
     description = {
         "kind": model.kind,
         "format_version": FORMAT_VERSION,
@@ -184,9 +167,41 @@ def save_model(
         "num_parameters": sum(x.size for x in jax.tree.leaves(model.params)),
         "architecture": config_to_dict(model.config),
     }
-    with atomic_file(directory / "model.json") as out:
-        out.write(json.dumps(description, indent=2) + "\n")
+    with disk_errors(directory), made_parents(directory / "model.json"):
+        staging = Path(tempfile.mkdtemp(prefix=".saving.", dir=directory))
+        try:
+            _save_params(staging / "params", model.params)
+            (staging / "tokenizer").mkdir()
+            model.tokenizer.save(staging / "tokenizer")
+            (staging / "MODEL_CARD.md").write_text(card, "utf-8")
+            (staging / "operative_config.gin").write_text(operative_config, "utf-8")
+            with atomic_file(staging / "model.json") as out:
+                out.write(json.dumps(description, indent=2) + "\n")
+            _exchange(staging, directory)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     return model.fingerprint
+
+
+def _exchange(staging: Path, directory: Path) -> None:
+    """Puts the new parts in the place of the old ones, or leaves the old ones."""
+    moved: list[tuple[Path, Path]] = []
+
+    def move(source: Path, target: Path) -> None:
+        os.replace(source, target)
+        moved.append((source, target))
+
+    try:
+        # Between the first move and the last the directory holds no model.
+        for part in ("model.json", *_PARTS):
+            if (directory / part).exists():
+                move(directory / part, staging / f"old.{part}")
+        for part in (*_PARTS, "model.json"):
+            move(staging / part, directory / part)
+    except BaseException:
+        for source, target in reversed(moved):
+            os.replace(target, source)
+        raise
 
 
 def load_model(spec: str | os.PathLike, *, kind: str | None = None) -> Model:
@@ -235,6 +250,11 @@ def _load_own(directory: Path, kind: str | None) -> Model:
     required = {"kind", "format_version", "fingerprint", "architecture"}
     if not isinstance(data, dict) or required - set(data):
         raise InputError(path, "not the description of a jaxir model")
+    for key, kind_of_value in (("kind", str), ("format_version", int)):
+        if not isinstance(data[key], kind_of_value):
+            raise InputError(
+                path, f"{key} {data[key]!r}", kind_of_value.__name__, "copy it anew"
+            )
     if data["format_version"] > FORMAT_VERSION:
         raise InputError(
             path,
