@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     names = _names(args)
     parse_metrics(args.metrics or DEFAULT_METRICS)  # before minutes of reading
+    curves = _curves(args)
     qrels, collection = _judgments(args.qrels)
     files = zip(names, args.runs, strict=True)
     bar = progress_bar(files, total=len(names), label="read runs", unit="run")
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             with atomic_file(path) as out:
                 out.write(table(evaluation) + "\n")
     if args.report:
-        _report(args, evaluation, qrels, runs, collection)
+        _report(args, evaluation, qrels, runs, collection, curves)
     print(json.dumps(evaluation.to_dict()) if args.json else format_table(evaluation))
     if len(runs) > 1 and args.baseline is None and not args.json:
         say(f"--baseline {names[0]} would test the differences for significance")
@@ -124,20 +125,30 @@ def _judgments(spec: str):
     return collection.qrels(split), collection
 
 
-def _report(args: argparse.Namespace, evaluation, qrels, runs, collection) -> None:
-    import shlex
-    import sys
-    from pathlib import Path
-
+def _curves(args: argparse.Namespace) -> dict[str, str]:
+    """Files of training curves by name, each of them read once to be sure of it."""
     from jaxir.errors import InputError
-    from jaxir.report import write_report
+    from jaxir.report import read_curves
 
     curves = {}
     for given in args.curves:
         name, equals, path = given.partition("=")
         if not equals:
             raise InputError("--curves", f"{given!r}", "NAME=FILE")
+        read_curves(path)
         curves[name] = path
+    return curves
+
+
+def _report(
+    args: argparse.Namespace, evaluation, qrels, runs, collection, curves
+) -> None:
+    import shlex
+    import sys
+    from pathlib import Path
+
+    from jaxir.report import write_report
+
     details, queries = {"judgments": args.qrels}, None
     title = Path(args.qrels).name
     if collection is not None:
