@@ -129,11 +129,13 @@ def use_cpu_cores(count: int | None = None) -> int:
       count: devices, by default the cores this process may run on.
 
     Returns:
-      The number of CPU devices.
+      The number of CPU devices; where none is asked for and JAX has already begun (in
+      a notebook, say), what it began with.
 
     Raises:
-      InputError: JAX has already begun with another number.
+      InputError: JAX has already begun with another number than the one asked for.
     """
+    asked = count is not None
     if count is None:
         affinity = getattr(os, "sched_getaffinity", None)
         count = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -141,12 +143,13 @@ def use_cpu_cores(count: int | None = None) -> int:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError as error:
         found = len(jax.devices("cpu"))
-        if found != count:
+        if asked and found != count:
             raise InputError(
                 "use_cpu_cores",
                 f"JAX already runs with {found} CPU devices",
                 f"to be called before the first computation, for {count}",
             ) from error
+        return found
     return count
 
 
