@@ -1,0 +1,614 @@
+"""Every mistake a person can make: one line, exit code 2, nothing half-written.
+
+The line names the file, its line where it has lines, and what to do.  The folder is
+listed before and after, hidden files included: no output, no temporary, no lock.
+"""
+
+import contextlib
+import errno
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from jaxir.cli.main import main
+from jaxir.data.formats import write_run
+
+
+def listing(folder):
+    """Every path below a folder, and the size of the files."""
+    return {
+        str(path.relative_to(folder)): path.stat().st_size if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.fixture
+def refused(tmp_path, capfd):
+    """``refused(words, *parts) -> line``: checks all that the issue asks for.
+
+    ``kept`` is a pattern of paths that may stay, being whole and gone on from.
+    """
+
+    def check(words, *parts, kept=None):
+        before = listing(tmp_path)
+        capfd.readouterr()
+        code = main([*map(str, words), "--quiet"])
+        out, err = capfd.readouterr()
+        assert code == 2, f"exit code {code}: {err[-500:]}"
+        assert err.count("\n") == 1, err[-1000:]
+        assert err.startswith(f"jaxir {words[0]}"), err
+        for part in parts:
+            assert str(part).lower() in err.lower()
+        assert out == ""
+        after = listing(tmp_path)
+        changed = sorted(before.items() ^ after.items(), key=str)
+        changed = [pair for pair in changed if not re.search(kept or "$.", pair[0])]
+        assert not changed, f"left behind after {err}"
+        return err
+
+    return check
+
+
+def put_line(path, number, text):
+    """Puts ``text`` in the place of a line, counted from one."""
+    lines = path.read_text().split("\n")
+    lines[number - 1] = text
+    path.write_text("\n".join(lines))
+
+
+# Collections ------------------------------------------------------------------
+
+BROKEN_LINES = [
+    ("corpus.jsonl", 3, '{"_id": "river2", "text": ', "broken JSON"),
+    ("corpus.jsonl", 3, '{"title": "t", "text": "words"}', "_id"),
+    ("corpus.jsonl", 3, '{"_id": "river2", "title": "t"}', "text"),
+    ("corpus.jsonl", 3, '{"_id": "river1", "text": "words"}', "river1"),
+    ("corpus.jsonl", 3, '{"_id": "river2", "title": "", "text": " "}', "empty"),
+    ("corpus.jsonl", 3, '["river2", "text"]', "JSON object"),
+    ("queries.jsonl", 2, '{"_id": "q-river-test", "text": "x"', "broken JSON"),
+    ("queries.jsonl", 2, '{"_id": "q-river-test"}', "text"),
+    ("queries.jsonl", 2, '{"text": "words"}', "_id"),
+    ("queries.jsonl", 2, '{"_id": "q-river-train", "text": "x"}', "q-river-train"),
+    ("queries.jsonl", 2, '{"_id": "q-river-test", "text": ""}', "empty"),
+    ("qrels/test.tsv", 4, "q-river-test\triver2\tone", "'one'"),
+    ("qrels/test.tsv", 4, "q-river-test\triver2\t0.5", "'0.5'"),
+    ("qrels/test.tsv", 4, "q-river-test\triver2", "column"),
+    ("qrels/test.tsv", 4, "q-river-test\triver1\t0", "river1"),
+]
+
+
+@pytest.mark.parametrize(("name", "number", "text", "said"), BROKEN_LINES)
+def test_collection_lines(refused, tiny_collection, tmp_path, name, number, text, said):
+    put_line(tiny_collection / name, number, text)
+    place = f"{tiny_collection / name}:{number}: "
+    refused(["data", "beir", tiny_collection], place, said)
+    refused(
+        ["data", "beir", tiny_collection, "--output", tmp_path / "copy"], place, said
+    )
+    if name == "corpus.jsonl":
+        words = ["index", "--model", "bm25", "--collection", tiny_collection]
+        refused([*words, "--index", tmp_path / "index"], place, said)
+    if name == "queries.jsonl":
+        refused(
+            ["search", "--index", tmp_path / "index", "--output", tmp_path / "run.trec",
+             "--queries", tiny_collection / name],
+            place, said,
+        )  # fmt: skip
+    if name == "qrels/test.tsv":
+        words = ["evaluate", "--qrels", tiny_collection / name, "--runs", "no.trec"]
+        refused(words, place, said)
+
+
+def test_collection_bytes(refused, tiny_collection):
+    path = tiny_collection / "corpus.jsonl"
+    good = path.read_bytes()
+    path.write_bytes(good.replace(b"clay", b"cl\xe4y", 1))
+    refused(["data", "beir", tiny_collection], f"{path}:1: ", "UTF-8")
+    path.unlink()
+    packed = tiny_collection / "corpus.jsonl.gz"
+    packed.write_bytes(gzip.compress(good)[:-20])
+    refused(["data", "beir", tiny_collection], packed, "gzip")
+
+
+def test_collection_that_is_none(refused, tiny_collection, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for place in (tmp_path / "empty", tmp_path / "absent"):
+        refused(["data", "beir", place], place)
+        words = ["index", "--model", "bm25", "--collection", place]
+        refused([*words, "--index", tmp_path / "index"], place)
+    (tiny_collection / "corpus.jsonl").write_text("")
+    refused(
+        ["data", "beir", tiny_collection],
+        tiny_collection,
+        "corpus.jsonl: the file is empty",
+    )
+
+
+def test_absent_judged_documents_are_told_once(tiny_collection, tmp_path, capfd):
+    with (tiny_collection / "qrels" / "test.tsv").open("a") as out:
+        out.write("q-river-test\tgone1\t1\nq-bread-test\tgone2\t1\nq-none\triver1\t1\n")
+    assert main(["data", "beir", str(tiny_collection)]) == 0
+    out, err = capfd.readouterr()
+    assert "2 documents and 1 queries that the collection does not have" in out
+    assert err.count("\n") == 2
+    assert err.count("name 2 documents that the collection does not have") == 1
+    assert err.count("name 1 queries that the collection does not have") == 1
+    index, run = tmp_path / "index", tmp_path / "run.trec"
+    words = ["index", "--model", "bm25", "--collection", str(tiny_collection)]
+    assert main([*words, "--index", str(index), "--quiet"]) == 0
+    words = ["search", "--index", str(index), "--queries", f"{tiny_collection}:test"]
+    assert main([*words, "--output", str(run), "--k", "5"]) == 0
+    capfd.readouterr()
+    words = ["evaluate", "--qrels", f"{tiny_collection}:test", "--runs", str(run)]
+    assert main(words) == 0
+    out, err = capfd.readouterr()
+    assert "nDCG@10" in out
+    assert err.count("2 documents") == 1
+
+
+# Runs, judgments, options of evaluate, fuse and search ------------------------
+
+GOOD = "q-river-test Q0 river0 1 2.0 a\nq-river-test Q0 river1 2 1.0 a\n"
+BROKEN_RUNS = [
+    (GOOD + "q-bread-test Q0 bread1 1 nan a\n", 3, "finite"),
+    (GOOD + "q-bread-test Q0 bread1 1 inf a\n", 3, "finite"),
+    (GOOD + "q-bread-test Q0 bread1 1 high a\n", 3, "'high'"),
+    (GOOD + "q-bread-test Q0 bread1 1\n", 3, "column"),
+    (GOOD + "q-river-test Q0 river1 3 0.5 a\n", 3, "river1"),
+]
+
+
+@pytest.mark.parametrize(("text", "number", "said"), BROKEN_RUNS)
+def test_run_lines(refused, tiny_collection, tmp_path, text, number, said):
+    run = tmp_path / "run.trec"
+    run.write_text(text)
+    report = ["--report", tmp_path / "r.html", "--per-query", tmp_path / "q.csv"]
+    words = ["evaluate", "--qrels", f"{tiny_collection}:test", "--runs", run]
+    refused([*words, *report], f"{run}:{number}: ", said)
+    words = ["fuse", "--runs", run, run, "--output", tmp_path / "fused.trec"]
+    refused(words, f"{run}:{number}: ", said)
+
+
+def test_evaluate_options(refused, tiny_collection, tmp_path):
+    run, other = tmp_path / "run.trec", tmp_path / "other.trec"
+    run.write_text(GOOD)
+    write_run(other, {"another-query": {"river0": 1.0}})
+    (tmp_path / "empty.trec").write_text("")
+    report = ["--report", tmp_path / "r.html", "--per-query", tmp_path / "q.csv"]
+
+    def words(*runs, qrels=f"{tiny_collection}:test"):
+        return ["evaluate", "--qrels", qrels, "--runs", *runs, *report]
+
+    refused(words(run, other), "other", "queries")
+    refused(words(run, tmp_path / "empty.trec"), "empty", "queries")
+    refused(words(run, tmp_path / "absent.trec"), "absent.trec", "no such file")
+    refused([*words(run), "--metrics", "nonsense"], "nonsense")
+    refused([*words(run), "--metrics", "nDCG@ten"], "nDCG@ten")
+    refused([*words(run, other), "--baseline", "bm25"], "--baseline", "one of run")
+    refused([*words(run), "--tests", "anova"], "anova")
+    refused([*words(run), "--alpha", "2"], "alpha")
+    refused([*words(run), "--correction", "some"], "some")
+    refused([*words(run), "--names", "a", "b"], "--names")
+    refused([*words(run), "--curves", "a"], "--curves")
+    refused([*words(run), "--curves", f"a={tmp_path / 'no.jsonl'}"], "no.jsonl")
+    refused(words(run, qrels=f"{tiny_collection}:dev"), "dev", "test")
+    refused(words(run, qrels=tiny_collection), "--qrels")
+    refused(words(run, qrels=tmp_path / "absent.tsv"), "absent.tsv")
+    refused(words(run, qrels=f"{tmp_path / 'absent'}:test"), "absent")
+    refused(["evaluate", "--runs", run], "--qrels")
+
+
+def test_fuse_options(refused, tmp_path):
+    run = tmp_path / "run.trec"
+    run.write_text(GOOD)
+    words = ["fuse", "--runs", run, run, "--output", tmp_path / "fused.trec"]
+    refused([*words, "--method", "mean"], "mean", "rrf")
+    refused([*words, "--weights", "1"], "weights")
+    refused([*words, "--depth", "0"], "depth")
+    refused([*words, "--rrf.k", "-1"], "rrf")
+    refused([*words, "--normalization", "soft"], "soft")
+    refused([*words[:3], tmp_path / "no.trec", *words[3:]], "no.trec", "no such file")
+
+
+# Indexes ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def bm25_index(tiny_collection, tmp_path):
+    words = ["index", "--model", "bm25", "--collection", str(tiny_collection)]
+    assert main([*words, "--index", str(tmp_path / "bm25"), "--quiet"]) == 0
+    return tmp_path / "bm25"
+
+
+@pytest.fixture
+def dense_index(tiny_collection, tiny_model, tmp_path):
+    words = ["index", "--model", str(tiny_model), "--collection", str(tiny_collection)]
+    assert main([*words, "--index", str(tmp_path / "dense"), "--quiet"]) == 0
+    return tmp_path / "dense"
+
+
+def searching(index, tiny_collection, tmp_path, *more):
+    return [
+        "search", "--index", index, "--queries", f"{tiny_collection}:test",
+        "--output", tmp_path / "run.trec", *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["bm25_index", "dense_index"])
+def test_damaged_index(kind, request, refused, tiny_collection, tmp_path):
+    index = request.getfixturevalue(kind)
+    words = searching(index, tiny_collection, tmp_path)
+    refused([*words, "--k", "0"], "k", "at least 1")
+    manifest = json.loads((index / "manifest.json").read_text())
+    for name in manifest["files"]:
+        if manifest["files"][name]["bytes"] < 2:
+            continue
+        whole = (index / name).read_bytes()
+        (index / name).write_bytes(whole[:-1])
+        refused(words, index / name, "jaxir index")
+        (index / name).unlink()
+        refused(words, index / name, "missing", "jaxir index")
+        (index / name).write_bytes(whole)
+    for change, said in (
+        ({"format_version": 99}, "at most"),
+        ({"kind": "pictures"}, "'pictures'"),
+        ({"kind": 3, "files": 7}, "manifest"),
+    ):
+        (index / "manifest.json").write_text(json.dumps(manifest | change))
+        refused(words, index, said)
+    (index / "manifest.json").write_text('{"kind": ')
+    refused(words, index / "manifest.json", "jaxir index")
+    (index / "manifest.json").unlink()
+    refused(words, index, "no manifest.json here", "jaxir index")
+    mine = ["mine", "--index", index, "--collection", f"{tiny_collection}:train"]
+    refused([*mine, "--output", tmp_path / "lists.jsonl"], index, "jaxir index")
+
+
+def test_index_of_something_else(refused, bm25_index, tiny_collection, tmp_path):
+    words = searching(bm25_index, tiny_collection, tmp_path)
+    refused([*words, "--model", tmp_path], "model", "BM25")
+    refused(searching(tmp_path / "no", tiny_collection, tmp_path), "no such directory")
+    words = [*words[:3], "--queries", f"{tiny_collection}:dev", *words[5:]]
+    refused(words, "dev", "test, train")
+    words = ["index", "--model", "bm25", "--collection", tiny_collection, "--index"]
+    refused([*words, tiny_collection], tiny_collection, "not an index")
+    refused([*words, tiny_collection / "corpus.jsonl"], "a file stands here")
+    refused([*words, tmp_path / "x", "--stemmer", "klingon"], "klingon")
+    refused([*words, tmp_path / "x", "--k1", "-1"], "k1")
+    refused([*words, tmp_path / "x", "--kind", "dense"], "dense", "bm25")
+
+
+def test_index_moved_from_its_model(refused, tiny_collection, tiny_model, tmp_path):
+    words = ["index", "--model", tiny_model, "--collection", tiny_collection]
+    words += ["--index", tmp_path / "dense", "--without-model", "--quiet"]
+    assert main(list(map(str, words))) == 0
+    tiny_model.rename(tmp_path / "moved")
+    words = searching(tmp_path / "dense", tiny_collection, tmp_path)
+    refused(words, tmp_path / "dense", "--model")
+
+
+# Models -----------------------------------------------------------------------
+
+
+def test_model_of_another_kind(refused, tiny_model, tiny_collection, tmp_path):
+    path = tiny_model / "model.json"
+    good = json.loads(path.read_text())
+    words = ["index", "--model", tiny_model, "--collection", tiny_collection]
+    words += ["--index", tmp_path / "index"]
+    for change, said in (
+        ({"kind": "oracle"}, "'oracle'"),
+        ({"kind": 5}, "5"),
+        ({"format_version": 99}, "upgrade jaxir"),
+        ({"format_version": "new"}, "format_version"),
+        ({"architecture": {}}, "backbone"),
+        ({"architecture": good["architecture"] | {"colour": 1}}, "colour"),
+        ({"architecture": good["architecture"] | {"pooling": "sum"}}, "sum"),
+    ):
+        path.write_text(json.dumps(good | change))
+        refused(words, tiny_model, said)
+    path.write_text('{"kind": "dense",')
+    refused(words, f"{path}:1")
+    path.write_text('{"kind": "dense"}')
+    refused(words, path)
+    path.unlink()
+    refused(words, tiny_model, "no model here")
+
+
+def test_damaged_model(refused, tiny_model, tiny_collection, tmp_path):
+    words = ["index", "--model", tiny_model, "--collection", tiny_collection]
+    words += ["--index", tmp_path / "index"]
+    for name in ("params", "tokenizer"):
+        away = tmp_path / "away"
+        (tiny_model / name).rename(away)
+        refused(words, tiny_model, name)
+        away.rename(tiny_model / name)
+    for path in sorted(tiny_model.rglob("tokenizer/tokenizer.json")):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:100])
+        refused(words, tiny_model)
+        path.write_bytes(whole)
+    largest = max(
+        (p for p in (tiny_model / "params").rglob("*") if p.is_file()),
+        key=lambda p: p.stat().st_size,
+    )
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    refused(words, tiny_model)
+
+
+def test_model_that_is_not_there(refused, tiny_collection, dense_index, tmp_path):
+    absent = tmp_path / "absent"
+    index = ["--collection", tiny_collection, "--index", tmp_path / "index"]
+    refused(["index", "--model", absent, *index], absent, "no such directory", "hf:ID")
+    refused(["index", "--model", "hf:no/such-model", *index], "hf:no/such-model")
+    refused(["index", "--model", "package:nothing_here/x", *index], "pip install")
+    refused(["index", "--model", "dpr:one", *index], "dpr:QUESTION,CONTEXT")
+    convert = ["convert", absent, f"jaxir:{tmp_path / 'new'}"]
+    refused(convert, absent, "no such directory")
+    refused(["convert", absent, tmp_path / "new"], "TO")
+    words = searching(dense_index, tiny_collection, tmp_path, "--model", absent)
+    refused(words, absent)
+    lists = tmp_path / "lists.jsonl"
+    lists.write_text('{"query_id": "q-river-train", "items": '
+                     '[{"doc_id": "river0", "label": 1}]}\n')  # fmt: skip
+    label = ["label", "--lists", lists, "--collection", tiny_collection]
+    label += ["--output", tmp_path / "out.jsonl"]
+    refused([*label, "--teachers", absent], absent)
+    words = ["demo", "--collection", tiny_collection, "--model", absent]
+    refused([*words, "--output", tmp_path / "demo"], absent)
+
+
+def test_convert_changes(refused, tiny_model, tmp_path):
+    words = ["convert", tiny_model, f"jaxir:{tmp_path / 'new'}", "--set"]
+    refused([*words, "pooling=sum"], "sum")
+    refused([*words, "colour=red"], "colour")
+    refused([*words, "pooling"], "KEY=VALUE")
+    refused(["convert", tiny_model, f"jaxir:{tmp_path}"], tmp_path, "nothing was")
+
+
+# Training and its lists -------------------------------------------------------
+
+
+@pytest.fixture
+def training(tiny_collection, tiny_model, tmp_path):
+    """``training(*more, file=...) -> words`` of two tiny steps."""
+
+    def words(*more, file="dense_medquad_small"):
+        return [
+            "train", "--gin_file", f"experiments/{file}.gin",
+            f"--gin.COLLECTION={str(tiny_collection)!r}",
+            f"--gin.MODEL_PATH={str(tiny_model)!r}",
+            "--gin.DEV_SPLIT='test'", "--gin.CANDIDATES=None", "--gin.LIST_SIZE=1",
+            "--gin.TRAIN_STEPS=2", "--gin.BATCH_SIZE=8",
+            "--gin.QUERY_LENGTH=16", "--gin.DOC_LENGTH=16",
+            "--model_dir", tmp_path / "made", *more,
+        ]  # fmt: skip
+
+    return words
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--gin.TRIAN_STEPS=3", "--gin.TRIAN_STEPS: no such macro"),
+        ("--gin.fit.fit.colour=3", "colour"),
+        ("--gin.nobody.knows=3", "nobody"),
+        ("--gin.TRAIN_STEPS", "--gin.NAME=VALUE"),
+        ("--gin.MODEL_PATH=unquoted/words", "--gin.MODEL_PATH: 'unquoted'"),
+        ("--gin.TRAIN_STEPS=many", "--gin.TRAIN_STEPS: 'many'"),
+        ("--gin.TRAIN_STEPS='many'", "--gin.TRAIN_STEPS: 'many'; expected int"),
+        ("--gin.TRAIN_STEPS=-1", "-1"),
+        ("--gin.BATCH_SIZE=0", "0"),
+        ("--gin.BATCH_SIZE='x'", "--gin.BATCH_SIZE: 'x'; expected int"),
+        ("--gin.BATCH_SIZE=8.0", "expected int"),
+        ("--gin.BATCH_SIZE=13", "at most 12"),
+        ("--gin.pipeline.PipelineConfig.window=None", "PipelineConfig.window"),
+        ("--gin.LEARNING_RATE='fast'", "--gin.LEARNING_RATE: 'fast'; expected float"),
+        ("--gin.DEV_SPLIT='nowhere'", "nowhere"),
+        ("--gin.COLLECTION='absent'", "absent"),
+        ("--gin.MODEL_PATH='absent'", "absent"),
+        ("--gin.DOC_LENGTH=9999", "9999"),
+        ("--gin.TOWERS='many'", "many"),
+    ],
+)
+def test_gin_values(refused, training, flag, said):
+    refused(training(flag), said)
+
+
+def test_gin_files(refused, training, tmp_path):
+    words = ["train", "--gin_file", "experiments/dense_medquad_small.gin"]
+    words += ["--model_dir", tmp_path / "made", "--gin.CANDIDATES=None"]
+    refused(words, "COLLECTION has no value; give --gin.COLLECTION=VALUE")
+    refused([*words[:2], "no.gin", *words[3:]], "no.gin", "no such gin file")
+    path = tmp_path / "mine.gin"
+    path.write_text("include 'experiments/dense_medquad_small.gin'\nBATCH_SIZE = \n")
+    refused(training("--gin_file", path), f"{path}:")
+    path.write_text("include 'nowhere.gin'\n")
+    refused(training("--gin_file", path), "nowhere.gin")
+    path.write_text("nobody.knows = 3\n")
+    refused(training("--gin_file", path), f"{path}:1", "nobody")
+
+
+def list_line(query, *docs, **more):
+    items = [
+        {"doc_id": doc, "label": float(i == 0), "score": 1.0 - i}
+        for i, doc in enumerate(docs)
+    ]
+    return json.dumps({"query_id": query, "items": items} | more) + "\n"
+
+
+GOOD_LIST = list_line("q-river-train", "river0", "bread1", "engine2")
+BROKEN_LISTS = [
+    (GOOD_LIST + '{"query_id": \n', 2, "broken JSON"),
+    (GOOD_LIST + '{"items": []}\n', 2, "query_id"),
+    (GOOD_LIST + '{"query_id": "q-river-train"}\n', 2, "items"),
+    (GOOD_LIST + list_line("q-bread-train", "bread0", "bread0"), 2, "bread0"),
+    (GOOD_LIST + list_line("q-bread-train", "bread0", "gone"), 2, "gone"),
+    (GOOD_LIST + list_line("nobody", "bread0", "river1"), 2, "nobody"),
+    ("", None, "no "),
+]
+
+
+@pytest.mark.parametrize(("text", "number", "said"), BROKEN_LISTS)
+def test_lists(
+    refused, training, tiny_model, tiny_collection, tmp_path, text, number, said
+):
+    path = tmp_path / "lists.jsonl"
+    path.write_text(text)
+    place = path if number is None else f"{path}:{number}: "
+    out = ["--output", tmp_path / "out"]
+    label = ["label", "--teachers", tiny_model, "--lists", path, *out]
+    refused([*label, "--collection", tiny_collection], place, said)
+    tfds = ["data", "tfds", "--lists", path, *out]
+    if said == "gone":  # left out, and told
+        return
+    refused([*tfds, "--collection", f"{tiny_collection}:train"], place, said)
+    words = training(f"--gin.LISTS={str(path)!r}", file="be_base_small")
+    refused(words, place, said)
+
+
+def test_lists_without_scores(refused, training, tmp_path):
+    path = tmp_path / "lists.jsonl"
+    record = json.loads(GOOD_LIST)
+    for item in record["items"]:
+        del item["score"]
+    path.write_text((json.dumps(record) + "\n") * 8)
+    words = training(f"--gin.LISTS={str(path)!r}", file="be_base_small")
+    refused(words, "teacher", "jaxir label")
+
+
+def test_mine_and_label_options(
+    refused, bm25_index, tiny_model, tiny_collection, tmp_path
+):
+    path = tmp_path / "lists.jsonl"
+    path.write_text(GOOD_LIST)
+    mine = ["mine", "--index", bm25_index, "--collection", f"{tiny_collection}:train"]
+    mine += ["--output", tmp_path / "mined.jsonl"]
+    refused([*mine, "--num_negatives", "0"], "num_negatives")
+    refused([*mine, "--sampling_strategy", "best"], "best")
+    refused([*mine, "--per", "page"], "page")
+    refused([*mine, "--rescore", tmp_path / "absent"], "absent")
+    refused([*mine, "--collection", f"{tiny_collection}:dev"], "dev")
+    label = ["label", "--teachers", tiny_model, "--lists", path]
+    label += ["--collection", tiny_collection]
+    refused([*label, "--output", path], path)
+    label += ["--output", tmp_path / "out.jsonl"]
+    refused([*label, "--weights", "1", "2"], "weights")
+    refused([*label, "--normalization", "soft"], "soft")
+    refused([*label, "--batch_size", "0"], "batch_size")
+    other = tmp_path / "other"
+    shutil.copytree(tiny_collection, other)
+    lines = (other / "corpus.jsonl").read_text().splitlines(keepends=True)
+    (other / "corpus.jsonl").write_text("".join(lines[4:]))  # without the rivers
+    refused([*label, "--collection", other], f"{path}:1", "river0")
+
+
+# Places that cannot be written ------------------------------------------------
+
+
+@pytest.fixture
+def writers(bm25_index, tiny_collection, tiny_model, training, tmp_path):
+    """Every command that writes, by name, with its output below ``PLACE``."""
+    run, lists = tmp_path / "run.trec", tmp_path / "lists.jsonl"
+    run.write_text(GOOD)
+    lists.write_text(GOOD_LIST)
+    index = ["index", "--collection", tiny_collection, "--index", "PLACE/x"]
+    evaluate = ["evaluate", "--qrels", f"{tiny_collection}:test", "--runs", run]
+    return {
+        "data": ["data", "beir", tiny_collection, "--output", "PLACE/x"],
+        "pydocs": ["data", "pydocs", "--packages", "json", "email",
+                   "--output", "PLACE/x"],
+        "tfds": ["data", "tfds", "--lists", lists, "--output", "PLACE/x",
+                 "--collection", f"{tiny_collection}:train"],
+        "bm25": [*index, "--model", "bm25"],
+        "dense": [*index, "--model", tiny_model],
+        "search": ["search", "--index", bm25_index, "--output", "PLACE/x",
+                   "--queries", f"{tiny_collection}:test"],
+        "fuse": ["fuse", "--runs", run, run, "--output", "PLACE/x"],
+        "report": [*evaluate, "--report", "PLACE/x"],
+        "per query": [*evaluate, "--per-query", "PLACE/x"],
+        "markdown": [*evaluate, "--markdown", "PLACE/x"],
+        "mine": ["mine", "--index", bm25_index, "--output", "PLACE/x",
+                 "--collection", f"{tiny_collection}:train"],
+        "label": ["label", "--teachers", tiny_model, "--lists", lists,
+                  "--collection", tiny_collection, "--output", "PLACE/x"],
+        "convert": ["convert", tiny_model, "jaxir:PLACE/x"],
+        "export": ["convert", tiny_model, "hf:PLACE/x"],
+        "train": training("--model_dir", "PLACE/x"),
+        "demo": ["demo", "--collection", tiny_collection, "--model", tiny_model,
+                 "--output", "PLACE/x"],
+    }  # fmt: skip
+
+
+WRITERS = [
+    "data", "pydocs", "tfds", "bm25", "dense", "search", "fuse", "report", "per query",
+    "markdown", "mine", "label", "convert", "export", "train", "demo",
+]  # fmt: skip
+
+
+# Resumable work is kept: finished groups of lines, and the demo's finished stages.
+KEPT = {"mine": r"x\.partial$|(new|deep)$", "label": r"x\.partial$|(new|deep)$",
+        "demo": r"(new|disk)(/|$)"}  # fmt: skip
+
+
+def placed(words, place):
+    return [str(word).replace("PLACE", str(place)) for word in words]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_stands_in_the_way(name, writers, refused, tmp_path):
+    (tmp_path / "file").write_text("a file")
+    refused(placed(writers[name], tmp_path / "file"), tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_no_space(name, call, writers, refused, tmp_path, monkeypatch):
+    """The disk is full when a file is flushed, or when it is put in its place."""
+    real = getattr(os, call)
+
+    def full(first, *more):
+        inside = str(tmp_path / "new")
+        path = os.readlink(f"/proc/self/fd/{first}") if call == "fsync" else more[0]
+        if str(path).startswith(inside):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(first, *more)
+
+    if call == "fsync" and not os.path.isdir("/proc/self/fd"):
+        pytest.skip("no /proc")
+    monkeypatch.setattr(os, call, full)
+    refused(placed(writers[name], tmp_path / "new" / "deep"), "new/deep", "no space",
+            kept=KEPT.get(name))  # fmt: skip
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB, where one may be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(place)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("file systems cannot be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_really_no_space(name, writers, refused, small_disk):
+    with contextlib.suppress(OSError), (small_disk / "ballast").open("wb", 0) as out:
+        while out.write(b"x" * 4096):
+            pass
+    refused(placed(writers[name], small_disk), small_disk, "no space",
+            kept=KEPT.get(name))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_read_only_disk(name, writers, refused, small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    refused(placed(writers[name], small_disk), small_disk, "choose")
