@@ -32,4 +32,4 @@ class InputError(ValueError):
             parts.append(f"expected {expected}")
         if remedy:
             parts.append(remedy)
-        super().__init__(f"{where}: " + "; ".join(parts).replace("\n", " "))
+        super().__init__(" ".join(f"{where}: {'; '.join(parts)}".splitlines()))
