@@ -148,7 +148,9 @@ def bert_wordpiece(path: Path, settings: dict[str, Any]) -> Backend:
         processors,
     )
 
-    vocab = {token: i for i, token in enumerate(path.read_text("utf-8").splitlines())}
+    # Only newlines end a token: multilingual vocabularies hold U+2028 and its like.
+    lines = path.read_text("utf-8").removesuffix("\n").split("\n")
+    vocab = {token: i for i, token in enumerate(lines)}
     specials = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
     missing = [token for token in specials[:4] if token not in vocab]
     if missing:
@@ -248,7 +250,8 @@ def through_transformers(name: str) -> Backend:
             remedy="save it as a fast tokenizer first",
         )  # fmt: skip
     settings: dict[str, Any] = {"tokenizer_class": type(tokenizer).__name__}
-    settings |= {k: str(v) for k, v in tokenizer.special_tokens_map.items()}
+    named = tokenizer.special_tokens_map.items()
+    settings |= {k: str(token) for k, token in named if not isinstance(token, list)}
     return from_rust(inner, settings)
 
 

@@ -98,6 +98,13 @@ def test_as_transformers(minilm_path):
             assert not batch.type_ids[row, len(types) :].any()
 
 
+def test_only_newlines_separate_the_vocabulary(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "\u2028", "\x85", "a"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.token_to_id("a"), tokenizer.vocab_size) == (6, 7)
+
+
 def test_settings_decide_about_case(tiny):
     assert load_tokenizer(tiny).encode(["A ab"], 9)[0].tolist() == [2, 5, 5, 9, 3]
     (tiny / "tokenizer_config.json").write_text('{"do_lower_case": false}')
