@@ -247,7 +247,7 @@ def _read_entries(sources: Sequence[_Source]) -> list[_Entry]:
                 tree = ast.parse(code)
         except (UnicodeDecodeError, SyntaxError, ValueError):
             continue  # not all that ends in .py is Python, as templates are not
-        lines = code.splitlines()
+        lines = code.split("\n")  # as ast counts: a form feed ends no line
         for name, query, text in _objects(tree, lines, source.module):
             if name not in entries and text not in texts:
                 entries[name] = _Entry(name, source.group, query, text)

@@ -12,8 +12,11 @@ from jaxir.data.pydocs import SPLITS, write_pydocs
 from jaxir.errors import InputError
 from jaxir.files import sha256_file
 
+# Form feeds, as the oldest modules have them, end no line for the parser.
 MODULE = '''
 """Module docstring, which is not a document."""
+\f
+SEPARATORS = "\x1c"
 
 
 def area(width, height):
