@@ -309,7 +309,7 @@ def write_run(path: Path, run: Mapping[str, Mapping], *, tag: str = "jaxir") -> 
     Scores are written with all their digits, so that two that differ differ in the
     file.  Equal scores keep their order here and in :func:`read_run`; trec_eval orders
     those by falling document id.  Columns are separated by a space, or by a tab when
-    an id contains a space.
+    an id contains white space.
 
     Args:
       path: the file; ``.gz`` compresses.
@@ -324,7 +324,7 @@ def write_run(path: Path, run: Mapping[str, Mapping], *, tag: str = "jaxir") -> 
     spaced = False
     for query_id, results in run.items():
         check_identifier(str(path), "query id", query_id)
-        spaced = spaced or " " in query_id or any(" " in doc for doc in results)
+        spaced = spaced or any(len(name.split()) > 1 for name in (query_id, *results))
     gap = "\t" if spaced else " "
     with atomic_file(path) as out:
         for query_id, results in run.items():

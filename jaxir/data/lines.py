@@ -78,10 +78,12 @@ def json_object(path: str | os.PathLike, number: int, line: str) -> dict[str, An
     where = f"{path}:{number}"
     try:
         value = json.loads(line)
-    except json.JSONDecodeError as error:
+    # besides its own errors, numbers of thousands of digits and endless nesting
+    except (ValueError, RecursionError) as error:
+        column = getattr(error, "colno", 1)
         raise InputError(
             where,
-            f"broken JSON at column {error.colno} ({error.msg})",
+            f"broken JSON at column {column} ({getattr(error, 'msg', error)})",
             "one JSON object a line",
             "mend the line or remove it",
         ) from error

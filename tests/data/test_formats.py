@@ -75,6 +75,8 @@ def test_unicode_separators_do_not_end_a_line(write):
     ("text", "message"),
     [
         ('{"_id": "1", "text": "a"}\n{"_id": "2"', r"file:2: broken JSON at column"),
+        ('{"_id": ' + "9" * 5000 + "}", r"file:1: broken JSON at column 1 \(Exceeds"),
+        ('{"_id": ' + "[" * 200_000, r"file:1: broken JSON at column 1 \(maximum rec"),
         ('{"_id": "1", "text": "a"}\n[1]', r"file:2: a JSON list; expected one JSON"),
         ('{"_id": "1", "txt": "a"}', r"file:1: no key 'text' \(keys: '_id', 'txt'\)"),
         ("{}", r"no key '_id' \(keys: none\)"),
@@ -240,6 +242,13 @@ def test_msmarco_run(write):
 def test_run_with_tabs_and_spaces_mixed(write):
     path = write("q\tQ0\tGeneva Durben\t1\t0.5\tt\nq Q0 d\t2 0.25 t\n")
     assert read_run(path) == {"q": {"Geneva Durben": 0.5, "d": 0.25}}
+
+
+@pytest.mark.parametrize("doc_id", ["Geneva Durben", "a\u00a0b", "a\u3000b", "a\x0bb"])
+def test_run_of_ids_with_any_white_space(tmp_path, doc_id):
+    run = {"q": {doc_id: 1.0, "d": 0.5}}
+    write_run(tmp_path / "run", run)
+    assert read_run(tmp_path / "run") == run
 
 
 @pytest.mark.parametrize(
