@@ -71,7 +71,7 @@ def test_road(workplace, capfd):
     assert len(lines) > 3 * 3
 
     mined = run(
-        "mine", "--index", "indexes/bm25", "--collection", "collection:train",
+        "mine", "--index", "indexes/dense", "--collection", "collection:train",
         "--output", "lists/mined.jsonl.gz", "--range_max", "12",
     )  # fmt: skip
     assert mined["lists"] > 0
