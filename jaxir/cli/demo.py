@@ -92,6 +92,18 @@ class Stages:
             json.dump(self._done, out, indent=1)
 
 
+def _require_ours(out: Path) -> None:
+    """Stages replace what stands in their places: not in somebody's own folder."""
+    from jaxir.errors import InputError
+
+    if not out.is_dir() or (out / "stages.json").is_file() or not any(out.iterdir()):
+        return
+    raise InputError(
+        out, "this folder holds something else than a demo", "a new or empty folder",
+        "choose another with --output",
+    )  # fmt: skip
+
+
 def run(args: argparse.Namespace) -> int:
     from jaxir.checkpoints.model_dir import Model, load_model
     from jaxir.checkpoints.weights import resolve
@@ -110,9 +122,11 @@ def run(args: argparse.Namespace) -> int:
 
     begin = time.perf_counter()
     out = Path(args.output)
+    _require_ours(out)
     if args.collection:  # mistakes are told before anything is made
         given = open_collection(args.collection)
-        given.qrels("train"), given.qrels(args.split)
+        for split in ("train", args.split):
+            given.qrels(split)
     if not args.model.startswith("dpr:"):
         resolve(args.model)
     with disk_errors(out):
@@ -172,7 +186,9 @@ def run(args: argparse.Namespace) -> int:
     ]
     stages(
         "training", bindings, trained,
-        lambda: train_from_gin(["experiments/demo.gin"], bindings, str(trained)),
+        lambda: train_from_gin(
+            ["experiments/demo.gin"], bindings, str(trained), command=args.command
+        ),
     )  # fmt: skip
     search_stage("Zero-shot", zero_shot, args.model)
     search_stage("Fine-tuned", lambda: str(trained), "")
@@ -193,7 +209,7 @@ def run(args: argparse.Namespace) -> int:
         runs=runs,
         queries=queries,
         training_curves={"Fine-tuned": trained / "metrics.jsonl"},
-        commands=[" ".join(["jaxir", "demo", *sys.argv[2:]])],
+        commands=[args.command],
         details={
             "Collection": f"{folder}, {len(collection.docs):,} documents",
             "Split": f"{args.split}, {len(queries):,} queries",
