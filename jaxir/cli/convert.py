@@ -13,7 +13,6 @@ sentence-transformers folder, or two, query/ and document/, for separate towers.
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the verb."""
     changes = dict(_change(text) for text in args.changes)
-    result = convert(args.source, args.target, changes=changes)
+    result = convert(args.source, args.target, changes=changes, command=args.command)
     if args.json:
         print(json.dumps(result))
     else:
@@ -52,7 +51,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def convert(
-    source: str, target: str, *, changes: Mapping[str, Any] | None = None
+    source: str,
+    target: str,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    command: str = "",
 ) -> dict[str, Any]:
     """Reads a model in one format and writes it in another.
 
@@ -60,6 +63,7 @@ def convert(
       source: ``hf:ID_OR_DIR``, ``dpr:QUESTION,CONTEXT``, ``jaxir:DIR`` or a folder.
       target: ``jaxir:DIR`` or ``hf:DIR``.
       changes: values of configuration fields to replace.
+      command: how this was started, for the model card.
 
     Returns:
       ``kind``, ``fingerprint``, ``num_parameters`` and ``path`` of what was written.
@@ -89,7 +93,7 @@ def convert(
         params = adapt(model.config, model.params, config)
         _check_parameters(model.kind, params, config)
         model = model_from_parts(model.kind, config, params, model.tokenizer)
-    _WRITERS[scheme](model, source, directory)
+    _WRITERS[scheme](model, source, directory, command)
     return {
         "kind": model.kind,
         "fingerprint": model.fingerprint,
@@ -138,10 +142,9 @@ def _check_parameters(kind: str, params: Any, config: Any) -> None:
     check_shapes(params, shapes, where="--set")
 
 
-def _write_own(model: Any, source: str, directory: Path) -> None:
+def _write_own(model: Any, source: str, directory: Path, command: str) -> None:
     from jaxir.checkpoints.model_dir import save_model
 
-    command = " ".join(["jaxir", *sys.argv[1:]]) if sys.argv[1:2] == ["convert"] else ""
     save_model(
         directory,
         model,
@@ -150,10 +153,12 @@ def _write_own(model: Any, source: str, directory: Path) -> None:
     )
 
 
-def _write_sentence_transformer(model: Any, source: str, directory: Path) -> None:
+def _write_sentence_transformer(
+    model: Any, source: str, directory: Path, command: str
+) -> None:
     from jaxir.checkpoints.sentence_transformers import export_sentence_transformer
 
-    del source
+    del source, command
     if model.kind != "dense":
         raise InputError("FROM", f"a model of kind {model.kind!r}", "'dense'")
     with atomic_directory(directory) as place:
@@ -169,7 +174,7 @@ def _write_sentence_transformer(model: Any, source: str, directory: Path) -> Non
             )
 
 
-_WRITERS: dict[str, Callable[[Any, str, Path], None]] = {
+_WRITERS: dict[str, Callable[[Any, str, Path, str], None]] = {
     "jaxir": _write_own,
     "hf": _write_sentence_transformer,
 }

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     allow = argparse.ArgumentParser(add_help=False)
     allow.add_argument(
-        "--allow-empty", action="store_true",
+        "--allow_empty", action="store_true",
         help="take documents whose title and text are both empty",
     )  # fmt: skip
     forms = parser.add_subparsers(dest="form", required=True, metavar="FORM")

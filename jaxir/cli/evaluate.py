@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--title", help="heading of the report")
     add("--curves", nargs="+", default=[], metavar="NAME=FILE",
         help="metrics.jsonl of trained models, for the report")  # fmt: skip
-    add("--per-query", help="write every value here, as CSV")
+    add("--per_query", help="write every value here, as CSV")
     add("--markdown", help="write the table here, as Markdown")
     add("--latex", help="write the table here, as LaTeX")
     add("--json", action="store_true", help="print the result as JSON")
@@ -143,8 +143,6 @@ def _curves(args: argparse.Namespace) -> dict[str, str]:
 def _report(
     args: argparse.Namespace, evaluation, qrels, runs, collection, curves
 ) -> None:
-    import shlex
-    import sys
     from pathlib import Path
 
     from jaxir.report import write_report
@@ -160,5 +158,5 @@ def _report(
         title=args.title or title,
         qrels=qrels, runs=runs, queries=queries,
         training_curves=curves, details=details,
-        commands=[shlex.join(["jaxir", *sys.argv[1:]])],
+        commands=[args.command],
     )  # fmt: skip

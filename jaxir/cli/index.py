@@ -16,14 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--index", required=True, help="directory to write")
     parser.add_argument("--kind", help="kind of index; by default the model's own")
     parser.add_argument(
-        "--batch-tokens", type=int, help="tokens of a batch, padding included"
+        "--batch_tokens", type=int, help="tokens of a batch, padding included"
     )
-    parser.add_argument("--max-length", type=int, help="cut documents to these tokens")
+    parser.add_argument("--max_length", type=int, help="cut documents to these tokens")
     parser.add_argument(
         "--dtype", default="float32", help="of stored vectors: float32 or float16"
     )
     parser.add_argument(
-        "--without-model",
+        "--without_model",
         action="store_true",
         help="remember where the model is instead of keeping a copy of it",
     )
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stemmer", default="porter", help="of BM25: porter, english, german, …, none"
     )
     parser.add_argument(
-        "--stop-words", default="lucene", help="of BM25: lucene or none"
+        "--stop_words", default="lucene", help="of BM25: lucene or none"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 

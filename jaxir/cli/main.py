@@ -8,6 +8,7 @@ standard error), 1 a fault of ours (with its traceback), 130 interrupted.
 import argparse
 import importlib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -52,7 +53,16 @@ def make_parser(verb: str) -> argparse.ArgumentParser:
     )
     module.add_arguments(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress, no remarks")
+    parser.set_defaults(command="")  # main() puts the whole command line here
     return parser
+
+
+def _underscored(word: str) -> str:
+    """``--batch-size=8`` as ``--batch_size=8``: people arrive with either habit."""
+    name, equals, value = word.partition("=")
+    if not name.startswith("--") or name.startswith("--gin."):
+        return word
+    return "--" + name[2:].replace("-", "_") + equals + value
 
 
 def _usage() -> str:
@@ -91,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             bindings, rest = split_gin_flags(rest)
             parser.set_defaults(gin_bindings=bindings)
-        args = parser.parse_args(rest)
+        parser.set_defaults(command=shlex.join(["jaxir", *words]))
+        args = parser.parse_args([_underscored(word) for word in rest])
     except InputError as error:
         print(f"jaxir {verb}: {error}", file=sys.stderr)
         return 2

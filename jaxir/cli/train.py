@@ -36,6 +36,7 @@ def train_from_gin(
     model_dir: str,
     *,
     search_paths: list[str] | None = None,
+    command: str = "",
 ):
     """Reads gin files and runs the training they configure.
 
@@ -44,6 +45,7 @@ def train_from_gin(
       bindings: statements that override the files, as in ``"TRAIN_STEPS = 10"``.
       model_dir: where the model and its checkpoints go.
       search_paths: further folders for gin files.
+      command: how the run was started, for the model card.
 
     Returns:
       The :class:`jaxir.fit.Fit` of the run.
@@ -56,7 +58,9 @@ def train_from_gin(
     parse_gin(files, bindings, search_paths=search_paths or [])
     from jaxir import fit
 
-    return configured(fit.fit)(model_dir=model_dir, operative_config=operative_config)
+    return configured(fit.fit)(
+        model_dir=model_dir, operative_config=operative_config, command=command
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         args.gin_bindings,
         args.model_dir,
         search_paths=[path for path in args.gin_search_paths.split(",") if path],
+        command=args.command,
     )
     summary = {
         "model": args.model_dir,

@@ -70,3 +70,24 @@ def test_users_mistake_and_ours(monkeypatch, capsys):
 
     fake_verb(monkeypatch, interrupted)
     assert cli.main(["fake"]) == 130
+
+
+def test_flags_with_hyphens_or_underscores(monkeypatch):
+    seen = []
+    fake_verb(monkeypatch, lambda args: seen.append(args) or 0)
+    module = __import__("sys").modules["jaxir.cli.fake"]
+    module.add_arguments = lambda parser: parser.add_argument("--batch_size")
+    for words in (["--batch-size", "a-b"], ["--batch_size=a-b"], ["--batch-size=a-b"]):
+        assert cli.main(["fake", *words]) == 0
+    assert [args.batch_size for args in seen] == ["a-b"] * 3
+    assert seen[0].command == "jaxir fake --batch-size a-b"
+
+
+def test_flags_of_more_than_one_word_have_underscores():
+    for verb in cli.VERBS:
+        parsers = [cli.make_parser(verb)]
+        for action in parsers[0]._actions:
+            if isinstance(action.choices, dict):
+                parsers += action.choices.values()
+        options = {name for parser in parsers for name in parser._option_string_actions}
+        assert not {name for name in options if "-" in name[2:]}

@@ -29,6 +29,8 @@ def test_train(tiny_collection, tiny_model, tmp_path, capsys):
     summary = json.loads(capsys.readouterr().out)
     assert summary["step"] == 2
     assert (tmp_path / "m" / "model.json").is_file()
+    card = (tmp_path / "m" / "MODEL_CARD.md").read_text()
+    assert "jaxir train --quiet --json --gin_file experiments/finetune_small" in card
 
 
 def test_train_refuses_unknown_names(tiny_collection, tiny_model, tmp_path, capsys):
@@ -58,12 +60,23 @@ def test_demo_runs_and_keeps_what_it_made(
         assert name in first.out
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "Fine-tuned" in page
+    assert "jaxir demo --output" in page
     run = (tmp_path / "demo" / "runs" / "bm25.trec").read_bytes()
     assert main([*words, "--json"]) == 0
     second = capsys.readouterr()
     assert second.err.count("kept from before") == 9
     assert json.loads(second.out)["systems"][0]["name"] == "BM25"
     assert (tmp_path / "demo" / "runs" / "bm25.trec").read_bytes() == run
+
+
+def test_demo_leaves_a_folder_of_others_alone(tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.txt").write_text("precious")
+    assert main(["demo", "--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "holds something else than a demo" in error
+    assert error.count("\n") == 1
+    assert (tmp_path / "model" / "mine.txt").read_text() == "precious"
 
 
 def test_bench_names(capsys):
