@@ -95,6 +95,8 @@ class _Reader:
     def __init__(self, path: Path, archive: zipfile.ZipFile, root: str) -> None:
         self.path, self.archive, self.root = path, archive, root
         self.storages: dict[tuple[str, np.dtype], np.ndarray] = {}
+        # One map for all storages: each would hold a file handle of its own.
+        self.content = np.memmap(path, np.uint8, "r").view(np.ndarray)
 
     def load(self) -> Any:
         """The object that the pickle describes."""
@@ -162,11 +164,10 @@ class _Reader:
             raise InputError(self.path, found, f"{size} bytes, uncompressed")
         if count == 0:
             return np.zeros(0, dtype)
-        with self.path.open("rb") as stream:
-            stream.seek(member.header_offset + 26)
-            name_size, extra_size = struct.unpack("<HH", stream.read(4))
-        offset = member.header_offset + 30 + name_size + extra_size
-        return np.memmap(self.path, dtype, "r", offset=offset, shape=(count,))
+        # The local header's last two fields, the lengths of what follows it.
+        sizes = self.content[member.header_offset + 26 : member.header_offset + 30]
+        offset = member.header_offset + 30 + sum(struct.unpack("<HH", sizes.tobytes()))
+        return self.content[offset : offset + size].view(dtype)
 
     def tensor(
         self, storage: Any, offset: Any, size: Any, stride: Any, *ignored: Any

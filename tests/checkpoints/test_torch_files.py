@@ -1,7 +1,9 @@
 """PyTorch's files without PyTorch: built here byte by byte, honest and hostile."""
 
+import os
 import struct
 import zipfile
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -42,6 +44,17 @@ def write(path, entries: dict[str, bytes], storages, *, order=b"little", level=0
 
 
 VALUES = np.arange(12, dtype=np.float32)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts as Linux does")
+def test_many_tensors_hold_one_file_handle(tmp_path):
+    names = [str(i) for i in range(50)]
+    entries = {n: tensor("FloatStorage", n, 12, 0, (12,), (1,)) for n in names}
+    path = write(tmp_path / "w.bin", entries, dict.fromkeys(names, VALUES))
+    before = len(os.listdir("/proc/self/fd"))
+    found = read_torch_file(path)
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert all(np.array_equal(array, VALUES) for array in found.values())
 
 
 def test_slices_types_and_shared_storages(tmp_path):
