@@ -20,16 +20,12 @@ from jaxir.checkpoints.huggingface import (
     load_backbone,
 )
 from jaxir.checkpoints.rules import TRANSPOSE, Rule, apply_rules, invert
-from jaxir.checkpoints.weights import (
-    read_json,
-    read_weights,
-    resolve,
-    save_weights,
-)
+from jaxir.checkpoints.weights import read_json, read_weights, resolve, save_weights
 from jaxir.dense.model import DenseConfig
 from jaxir.errors import InputError
 from jaxir.files import atomic_file
 from jaxir.progress import say
+from jaxir.text import load_tokenizer
 from jaxir.types import Params
 
 __all__ = [
@@ -41,7 +37,7 @@ __all__ = [
     "load_sentence_transformer",
 ]
 
-_QUERY_LENGTH = 64  # where a folder says one length for both; queries rarely exceed it
+_QUERY_LENGTH = 64  # where nothing says how long a query may be; few exceed it
 
 # Version 2's keys, and version 6's names, for the pooling functions that we have.
 _POOLING_NAMES = {"cls": "cls", "mean": "mean", "max": "max", "lasttoken": "last"}
@@ -89,8 +85,8 @@ def is_sentence_transformer(directory: Path) -> bool:
 def load_sentence_transformer(spec: str | os.PathLike) -> ImportedDense:
     """A sentence-transformers folder, or ``hf:ID``, as a bi-encoder with one tower.
 
-    ``max_seq_length`` becomes the document length; queries are cut to 64 tokens or
-    to it, whichever is less.  A Normalize module means cosine; without one,
+    ``max_seq_length`` becomes the length of documents and of queries, as there.  A
+    Normalize module means cosine; without one,
     ``similarity_fn_name`` decides, whose default is cosine as well: such vectors come
     out normalised here, which sentence-transformers does when it compares them.
 
@@ -119,7 +115,7 @@ def load_sentence_transformer(spec: str | os.PathLike) -> ImportedDense:
     config = DenseConfig(
         backbone=backbone,
         similarity=_read_similarity(directory, settings, "Normalize" in modules),
-        query_length=min(length, _QUERY_LENGTH),
+        query_length=length,
         doc_length=length,
         query_template=_template(settings, "query"),
         doc_template=_template(settings, "doc"),
@@ -217,8 +213,8 @@ def _read_pooling(folder: Path) -> str:
         found = "pooling " + " + ".join(modes)
         raise InputError(path, found, "one of " + ", ".join(_POOLING_NAMES))
     if not data.get("include_prompt", True):
-        found = "include_prompt false"
-        raise InputError(path, found, "pooling over the prompt as well")
+        expected = "pooling over the prompt as well"
+        raise InputError(path, "include_prompt false", expected)
     return _POOLING_NAMES[modes[0]]
 
 
@@ -249,7 +245,12 @@ def _read_length(folder: Path, longest: int) -> int:
         ("tokenizer_config.json", "model_max_length"),
     ):
         path = folder / name
-        length = read_json(path).get(key) if path.is_file() else None
+        settings = read_json(path) if path.is_file() else {}
+        if settings.get("do_lower_case") and name.startswith("sentence"):
+            small, large = load_tokenizer(folder).encode(["a", "A"], 16)
+            if small.tolist() != large.tolist():
+                raise InputError(path, "do_lower_case over a cased tokenizer", "false")
+        length = settings.get(key)
         # Tokenizers without a limit say 10^30.
         if length and length <= longest:
             return int(length)
@@ -372,9 +373,8 @@ def _write_projection(config: DenseConfig, projection: Params, folder: Path) -> 
     activation = config.projection_activation
     names = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
     host = jax.tree.map(lambda x: np.asarray(x, np.float32), projection)
-    save_weights(
-        folder / "model.safetensors", invert(host, _PROJECTION_RULES, where=folder)
-    )
+    weights = invert(host, _PROJECTION_RULES, where=folder)
+    save_weights(folder / "model.safetensors", weights)
     _write_json(
         folder / "config.json",
         {

@@ -128,7 +128,8 @@ def test_minilm_gives_sentence_transformers_recorded_vectors(minilm_path):
     recipe = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recipe)
     model = load_sentence_transformer(minilm_path)
-    assert model.config.doc_length == 256
+    # Its own length on both sides: ArguAna's queries are as long as documents.
+    assert (model.config.query_length, model.config.doc_length) == (256, 256)
     found = vectors(model, recipe.SENTENCES)
     expected = np.load(GOLDENS / "minilm_embeddings.npy")
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -235,6 +236,18 @@ def test_lengths_come_from_whichever_file_states_them(tokenizer, tmp_path):
     edit(tmp_path / "tokenizer_config.json", model_max_length=10**30)
     config = load_sentence_transformer(tmp_path).config
     assert (config.query_length, config.doc_length) == (24, 24)
+
+
+def test_lower_case_is_never_ignored(tmp_path, tokenizer):
+    written(tmp_path, tokenizer)
+    edit(tmp_path / "sentence_bert_config.json", do_lower_case=True)
+    load_sentence_transformer(tmp_path)  # the tokenizer lowers anyway
+    tokens = json.loads((tmp_path / "tokenizer.json").read_text())
+    tokens["normalizer"]["lowercase"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokens))
+    edit(tmp_path / "tokenizer_config.json", do_lower_case=False)
+    with pytest.raises(InputError, match="do_lower_case over a cased tokenizer"):
+        load_sentence_transformer(tmp_path)
 
 
 def test_what_has_no_such_folder_says_so(tokenizer, tmp_path):
