@@ -84,10 +84,29 @@ def made_parents(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _encoded(raw: Any, suffix: str, mode: str) -> Iterator[Any]:
+    """``raw`` as what is written to it: text or bytes, compressed for ``.gz``."""
+    with contextlib.ExitStack() as stack:
+        stream: Any = raw
+        if suffix == ".gz":
+            # mtime 0: the same content gives the same bytes
+            stream = gzip.GzipFile(fileobj=raw, mode="wb", mtime=0)
+            stack.callback(stream.close)
+        if "b" not in mode:
+            stream = io.TextIOWrapper(stream, "utf-8", newline="\n")
+        yield stream
+        stream.flush()
+        if isinstance(stream, io.TextIOWrapper):
+            stream.detach()
+
+
+@contextlib.contextmanager
 def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     """Opens ``path`` for writing; it appears only when the block ends well.
 
-    A name that ends in ``.gz`` is compressed.  Missing parent directories are made.
+    A name that ends in ``.gz`` is compressed.  Missing parent directories are made.  A
+    link keeps pointing at what is written; a device or pipe, such as ``/dev/stdout``,
+    is written to and never replaced.
 
     Args:
       path: where the file shall stand.
@@ -106,23 +125,23 @@ def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
       'whole'
     """
     path = Path(path)
+    suffix = path.suffix
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with (
+            disk_errors(path),
+            path.open("wb") as raw,
+            _encoded(raw, suffix, mode) as s,
+        ):
+            yield s
+        return
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     with disk_errors(path), made_parents(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         temporary = Path(name)
         try:
             with os.fdopen(handle, "wb") as raw:
-                with contextlib.ExitStack() as stack:
-                    stream: Any = raw
-                    if path.suffix == ".gz":
-                        # mtime 0: the same content gives the same bytes
-                        stream = gzip.GzipFile(fileobj=raw, mode="wb", mtime=0)
-                        stack.callback(stream.close)
-                    if "b" not in mode:
-                        stream = io.TextIOWrapper(stream, "utf-8", newline="\n")
+                with _encoded(raw, suffix, mode) as stream:
                     yield stream
-                    stream.flush()
-                    if isinstance(stream, io.TextIOWrapper):
-                        stream.detach()
                 raw.flush()
                 os.fsync(raw.fileno())
             umask = os.umask(0)

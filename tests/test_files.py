@@ -115,3 +115,27 @@ def test_resources(monkeypatch, tmp_path):
 def test_sha256(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert files.sha256_file(tmp_path / "x").startswith("ba7816bf8f01cfea")
+
+
+def test_a_link_keeps_pointing_at_what_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    target, link = tmp_path / "there" / "run.trec", tmp_path / "link.trec"
+    for text in ("dangling", "replaced"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        with files.atomic_file(link) as out:
+            out.write(text)
+        assert link.is_symlink()
+        assert target.read_text() == text
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with files.atomic_file(pipe) as out:
+        out.write("through")
+    assert os.read(reader, 99) == b"through"
+    os.close(reader)
+    assert pipe.is_fifo()
