@@ -323,8 +323,9 @@ def train(
                     values["learning_rate"] = float(schedule(step - 1))
                 write("train", {**values, **rate.values()})
                 rate.reset()
-            # A signal does not wait for an evaluation: it is done on resuming.
-            if not received or step == times.total_steps:
+            # A signal does not wait for an evaluation, which is done on resuming; but
+            # of several processes only some know of it, and all must evaluate.
+            if not received or step == times.total_steps or jax.process_count() > 1:
                 assess()
             if step % times.save_every == 0:
                 save()
@@ -352,9 +353,7 @@ def train(
 
 def _steps_per_epoch(batches: Any) -> int | None:
     count = getattr(batches, "steps_per_epoch", None)
-    if count is None and hasattr(batches, "__len__"):
-        count = len(batches)
-    return count
+    return len(batches) if count is None and hasattr(batches, "__len__") else count
 
 
 def _next(batches: Any, step: int) -> Any:
@@ -396,5 +395,5 @@ def _check_finite(step: int, values: dict[str, float], store: StateStore) -> Non
 def _say_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
-            say(f"changed since the checkpoint: {name} {before.get(name)} -> "
-                f"{now.get(name)}")  # fmt: skip
+            change = f"{name} {before.get(name)} -> {now.get(name)}"
+            say(f"changed since the checkpoint: {change}")

@@ -36,7 +36,8 @@ def start(work_dir, delay):
 
 
 @pytest.mark.slow
-def test_two_processes_train_stop_and_resume(tmp_path):
+@pytest.mark.parametrize("signalled", [7, 9], ids=["on the way", "before evaluation"])
+def test_two_processes_train_stop_and_resume(tmp_path, signalled):
     alone = train(
         linear_task(), Stream(),
         TrainConfig(total_steps=30, log_every=2, eval_every=10, mode="min"),
@@ -46,7 +47,7 @@ def test_two_processes_train_stop_and_resume(tmp_path):
 
     runs = start(tmp_path / "two", 0.05)
     for line in runs[1].stdout:
-        if "at 7" in line:
+        if f"at {signalled}" in line:
             runs[1].send_signal(signal.SIGTERM)
             break
     for run in runs:  # one was told, both stop after the same step
