@@ -3,6 +3,7 @@
 import errno
 import gzip
 import os
+import threading
 
 import pytest
 
@@ -139,3 +140,43 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
     assert os.read(reader, 99) == b"through"
     os.close(reader)
     assert pipe.is_fifo()
+
+
+def test_lock_excludes_and_leaves_nothing(tmp_path):
+    """Holders come and go, the file is removed each time, and no two are inside."""
+    place, inside, most = tmp_path / "made" / "x", [], []
+
+    def build():
+        for _ in range(50):
+            with files.locked(place):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=build) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 200
+    assert list(place.parent.iterdir()) == []
+
+
+def test_made_parents_go_when_the_block_fails(tmp_path):
+    with pytest.raises(ZeroDivisionError), files.made_parents(tmp_path / "a/b/c"):
+        assert (tmp_path / "a" / "b").is_dir()
+        1 / 0  # noqa: B018
+    assert list(tmp_path.iterdir()) == []
+    with files.made_parents(tmp_path / "a/b/c"):
+        pass
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_the_outermost_place_is_named(tmp_path):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with (
+        pytest.raises(InputError, match=r"outer: no space left"),
+        files.disk_errors(tmp_path / "outer"),
+        files.disk_errors(tmp_path / "outer" / ".x.123"),
+    ):
+        raise full
