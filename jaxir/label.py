@@ -32,6 +32,7 @@ __all__ = [
     "label",
     "label_lists",
     "load_teacher",
+    "make_teacher",
 ]
 
 Teacher = Callable[[Sequence[str], Sequence[Sequence[str]]], list[np.ndarray]]
@@ -100,10 +101,18 @@ def load_teacher(spec: str | os.PathLike) -> Teacher:
     """
     from jaxir.checkpoints.model_dir import load_model
 
-    model = load_model(spec)
+    return make_teacher(load_model(spec))
+
+
+def make_teacher(model: Any) -> Teacher:
+    """The teacher that a loaded model is.
+
+    Raises:
+      InputError: its kind cannot teach.
+    """
     if model.kind not in TEACHERS:
         raise InputError(
-            spec, f"a model of kind {model.kind!r} as a teacher",
+            model.path or "teacher", f"a model of kind {model.kind!r} as a teacher",
             "one of " + ", ".join(TEACHERS),
         )  # fmt: skip
     return TEACHERS[model.kind](model)

@@ -132,7 +132,7 @@ def test_a_kind_that_cannot_teach(monkeypatch):
     from jaxir.checkpoints import model_dir
 
     monkeypatch.setattr(
-        model_dir, "load_model", lambda spec: SimpleNamespace(kind="hyper")
+        model_dir, "load_model", lambda spec: SimpleNamespace(kind="hyper", path=spec)
     )
     with pytest.raises(InputError, match="kind 'hyper' as a teacher; expected one of"):
         load_teacher("somewhere")

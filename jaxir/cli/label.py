@@ -26,16 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import json
 
+    from jaxir.checkpoints.model_dir import load_model
     from jaxir.data.collection import open_collection, split_spec
-    from jaxir.label import label_lists, load_teacher
+    from jaxir.label import label_lists, make_teacher
     from jaxir.progress import say
 
     place, _ = split_spec(args.collection)
     collection = open_collection(place)
+    models = [load_model(spec) for spec in args.teachers]
     report = label_lists(
-        [load_teacher(spec) for spec in args.teachers], args.lists, collection,
+        [make_teacher(model) for model in models], args.lists, collection,
         args.output, normalization=args.normalization, weights=args.weights,
-        scale=args.scale, batch_size=args.batch_size, identity=" ".join(args.teachers),
+        scale=args.scale, batch_size=args.batch_size,
+        identity=" ".join(model.fingerprint for model in models),
     )  # fmt: skip
     if args.json:
         print(json.dumps({"output": args.output, **report._asdict()}))

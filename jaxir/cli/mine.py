@@ -38,10 +38,11 @@ def run(args: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
+    from jaxir.checkpoints.model_dir import load_model
     from jaxir.data.collection import open_collection, split_spec
     from jaxir.data.negatives import MineConfig
     from jaxir.files import sha256_file
-    from jaxir.label import load_teacher
+    from jaxir.label import make_teacher
     from jaxir.mine import mine_lists
     from jaxir.progress import say
     from jaxir.search import open_index
@@ -56,8 +57,12 @@ def run(args: argparse.Namespace) -> int:
     place, split = split_spec(args.collection)
     collection = open_collection(place)
     searcher = open_index(args.index)
-    rescore = load_teacher(args.rescore) if args.rescore else None
-    identity = f"{sha256_file(Path(args.index) / 'manifest.json')} {args.rescore}"
+    identity = sha256_file(Path(args.index) / "manifest.json")
+    rescore = None
+    if args.rescore:
+        model = load_model(args.rescore)
+        rescore = make_teacher(model)
+        identity += f" {model.fingerprint}"
     report = mine_lists(
         searcher, collection, split, args.output, config=config, rescore=rescore,
         identity=identity,

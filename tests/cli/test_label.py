@@ -1,10 +1,12 @@
 """``jaxir label`` with a stand-in teacher."""
 
 import json
+import types
 
 import numpy as np
 
 from jaxir import label
+from jaxir.checkpoints import model_dir
 from jaxir.cli.main import main
 from jaxir.data.lists import TrainingList, read_lists, write_lists
 
@@ -16,7 +18,9 @@ def _by_length(queries, docs):
 
 
 def test_label(tiny_collection, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(label, "load_teacher", lambda spec: _by_length)
+    model = types.SimpleNamespace(fingerprint="f")
+    monkeypatch.setattr(model_dir, "load_model", lambda spec: model)
+    monkeypatch.setattr(label, "make_teacher", lambda model: _by_length)
     write_lists(tmp_path / "lists.jsonl", LISTS)
     words = [
         "label", "--teachers", "T1", "T2", "--lists", str(tmp_path / "lists.jsonl"),
@@ -38,3 +42,26 @@ def test_no_such_teacher(tiny_collection, tmp_path, capsys):
     ]  # fmt: skip
     assert main(words) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_work_of_another_teacher_is_not_resumed(
+    tiny_collection, tmp_path, make_tiny_model, monkeypatch
+):
+    """A teacher trained anew in the same place is another teacher."""
+    seen = []
+
+    def stopped(*args, identity, **options):
+        seen.append(identity)
+        return label.LabelReport(0, 0, 1)
+
+    monkeypatch.setattr(label, "label_lists", stopped)
+    write_lists(tmp_path / "lists.jsonl", LISTS)
+    for seed in (0, 1):
+        model_dir.save_model(tmp_path / "teacher", make_tiny_model(seed))
+        words = [
+            "label", "--teachers", str(tmp_path / "teacher"), "--lists",
+            str(tmp_path / "lists.jsonl"), "--collection", str(tiny_collection),
+            "--output", str(tmp_path / "out.jsonl"),
+        ]  # fmt: skip
+        assert main(words) == 0
+    assert seen[0] != seen[1]
