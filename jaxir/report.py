@@ -175,7 +175,9 @@ def _summary(evaluation: Evaluation) -> str:
 
 def _headline_table(evaluation: Evaluation, colors: Mapping[str, str]) -> str:
     best = {metric: best_systems(evaluation, metric) for metric in evaluation.metrics}
-    head = "".join(f"<th>{escape(metric)}</th>" for metric in evaluation.metrics)
+    head = "".join(
+        f'<th scope="col">{escape(metric)}</th>' for metric in evaluation.metrics
+    )
     rows = []
     for system in evaluation.systems:
         cells = [f'<th scope="row">{swatch(colors[system])}{escape(system)}</th>']
@@ -200,7 +202,7 @@ def _headline_table(evaluation: Evaluation, colors: Mapping[str, str]) -> str:
     ]  # fmt: skip
     notes += [escape(note) for note in coverage_notes(evaluation)]
     table = (
-        f'<div class="scroll"><table class="headline"><thead><tr><th></th>{head}</tr>'
+        f'<div class="scroll"><table class="headline"><thead><tr><td></td>{head}</tr>'
         f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
     return section("Results", "", table, f'<p class="note">{" ".join(notes)}</p>')
@@ -367,7 +369,7 @@ def _tests_in_full(evaluation: Evaluation) -> str:
             strong = test in found.significant
             cells.append(f"<strong>{p_value}</strong>" if strong else p_value)
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    head = "".join(f"<th>{name}</th>" for name in heads)
+    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
     caption = (
         f"Against {escape(str(evaluation.baseline))}; p values are two-sided; their "
         f"correction over the systems of each metric: {evaluation.correction}. Bold "

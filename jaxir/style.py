@@ -13,8 +13,8 @@ STYLE = """\
   color-scheme: light dark;
   --ground: #fdfdfc; --card: #ffffff; --ink: #1d2127; --soft: #565d68;
   --faint: #e7e8ea; --edge: #d3d6da; --base: #8b929c; --base-ink: #6a717b;
-  --s0: #0067a8; --s1: #c94f00; --s2: #00805d; --s3: #b4588f; --s4: #a97200;
-  --s5: #3a91c4;
+  --s0: #0067a8; --s1: #c54d00; --s2: #00805d; --s3: #ad5088; --s4: #966500;
+  --s5: #2b7cab;
 }
 @media (prefers-color-scheme: dark) {
   :root {
@@ -48,7 +48,7 @@ table { border-collapse: collapse; }
 th { font-weight: 600; }
 .headline { width: 100%; margin-top: 14px; }
 .headline th, .headline td { padding: 11px 14px; text-align: right; }
-.headline thead th {
+.headline thead tr > * {
   color: var(--soft); font-size: 14px; border-bottom: 2px solid var(--ink);
 }
 .headline tbody tr + tr > * { border-top: 1px solid var(--faint); }

@@ -12,6 +12,7 @@ from jaxir.errors import InputError
 from jaxir.evaluate import evaluate
 from jaxir.plots import color_classes, line_plot, nice_ticks
 from jaxir.report import read_curves, versions, write_report
+from jaxir.style import STYLE
 
 EVIL = '<script>alert("x")</script>&'
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -189,3 +190,22 @@ def test_labels_at_line_ends_do_not_cover_each_other():
 
 def test_versions_name_python():
     assert "python" in versions()
+
+
+def luminance(color):
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [
+        x / 12.92 if x <= 0.03928 else ((x + 0.055) / 1.055) ** 2.4 for x in parts
+    ]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+@pytest.mark.parametrize("palette", [0, 1], ids=["light", "dark"])
+def test_every_text_colour_can_be_read(palette):
+    """WCAG 2.1 AA: at least 4.5 to 1 for small text."""
+    found = re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)[palette]
+    colors = dict(re.findall(r"--([\w-]+): (#\w{6})", found))
+    ground = luminance(colors["ground"])
+    for name in ("ink", "soft", "base-ink", "s0", "s1", "s2", "s3", "s4", "s5"):
+        low, high = sorted((luminance(colors[name]), ground))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, name
