@@ -145,6 +145,12 @@ def write_pydocs(
             "name other packages",
         )  # fmt: skip
     queries, qrels = _judge(entries)
+    qrels = {split: rows for split, rows in qrels.items() if rows}  # of few modules
+    if not qrels:
+        raise InputError(
+            "packages", "no sentence that can be a query", "some",
+            "name other packages",
+        )  # fmt: skip
     with atomic_directory(directory) as folder:
         _write_folder(folder, entries, queries, qrels)
         files = sorted(path for path in folder.rglob("*") if path.is_file())

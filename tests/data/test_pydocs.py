@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxir.data.collection import open_collection
 from jaxir.data.pydocs import SPLITS, write_pydocs
 from jaxir.errors import InputError
 from jaxir.files import sha256_file
@@ -72,7 +73,10 @@ def _rows(path: Path) -> list[dict]:
 
 
 def _judgments(folder: Path, split: str) -> list[tuple[str, str]]:
-    lines = (folder / "qrels" / f"{split}.tsv").read_text().splitlines()
+    path = folder / "qrels" / f"{split}.tsv"
+    if not path.is_file():  # no module of that split
+        return []
+    lines = path.read_text().splitlines()
     assert lines[0] == "query-id\tcorpus-id\tscore"
     return [tuple(line.split("\t")[:2]) for line in lines[1:]]
 
@@ -191,3 +195,12 @@ def test_mistakes_say_what_to_do(tmp_path, keywords, message):
     with pytest.raises(InputError, match=message):
         write_pydocs(tmp_path / "out", **keywords)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_split_without_queries_is_left_out(tmp_path):
+    """One small package has modules for some of the splits only."""
+    folder = write_pydocs(tmp_path / "docs", packages=["json"])
+    splits = open_collection(folder).splits
+    assert splits
+    assert set(splits) < {"train", "dev", "test"}
+    assert open_collection(folder).check().num_docs > 0
