@@ -48,18 +48,18 @@ def _own_positives(batch: RankBatch) -> Array:
 
 def _every_document(batch: RankBatch, scores: Array) -> Contrast:
     """A query against all documents of all lists of the batch."""
-    num_queries, list_size = batch.labels.shape
+    num_queries = batch.labels.shape[0]
     own = jnp.arange(num_queries)[:, None] == jnp.arange(num_queries)[None, :]
     # [B, L] -> [B, B, L] -> [B, B * L]: each list's positives stand in its own row.
     labels = own[:, :, None] & _own_positives(batch)[None, :, :]
+    labels = labels.reshape(num_queries, -1)
     where = batch.where.reshape(1, -1) & jnp.ones((num_queries, 1), dtype=bool)
     if batch.doc_index is not None:
-        where = duplicate_mask(batch.doc_index, batch.known_positive, where=batch.where)
-    elif batch.known_positive is not None:
-        own_list = jnp.repeat(own, list_size, axis=1)
-        where = where & (own_list | ~batch.known_positive)
-    flat_labels = labels.reshape(num_queries, -1).astype(jnp.float32)
-    return Contrast(scores, flat_labels, where)
+        where = duplicate_mask(batch.doc_index, where=batch.where)
+    if batch.known_positive is not None:
+        # Also in its own list, where a teacher's scores keep it for distillation.
+        where = where & (labels | ~batch.known_positive)
+    return Contrast(scores, labels.astype(jnp.float32), where)
 
 
 def _first_documents(batch: RankBatch, scores: Array) -> Contrast:
@@ -71,9 +71,9 @@ def _first_documents(batch: RankBatch, scores: Array) -> Contrast:
 
 def _own_list(batch: RankBatch, scores: Array) -> Contrast:
     """A query against the documents of its own list only."""
-    num_queries, list_size = batch.labels.shape
-    labels = _own_positives(batch).astype(jnp.float32)
-    return Contrast(_own_scores(scores, num_queries, list_size), labels, batch.where)
+    shape = batch.labels.shape
+    everything = _every_document(batch, scores)
+    return Contrast(*(_own_block(x, *shape) for x in everything))
 
 
 CANDIDATES: Mapping[str, Callable[[RankBatch, Array], Contrast]] = MappingProxyType(
@@ -137,8 +137,9 @@ def make_task(config: DenseConfig, losses: DenseLoss | None = None) -> Task:
     """The bi-encoder's task over :class:`RankBatch` with separate texts.
 
     Under a data-parallel mesh the batch is the global one: a query is contrasted with
-    documents of every device.  A document that another list brings, and that is a known
-    positive of the query or stands in its own list, takes no part.
+    documents of every device.  A document that is a known positive of the query takes
+    no part except as a positive of its own list, nor does one that another list brings
+    and that stands in its own list.
 
     Metrics: ``accuracy`` (queries whose best candidate is a positive),
     ``positive_score``, ``negative_score`` (mean similarities over the candidates), and
@@ -173,7 +174,7 @@ def make_task(config: DenseConfig, losses: DenseLoss | None = None) -> Task:
             )
         if losses.margin_mse or losses.kl:
             teacher = _teacher_scores(batch)
-            own = losses.student_scale * _own_scores(scores, *batch.labels.shape)
+            own = losses.student_scale * _own_block(scores, *batch.labels.shape)
         if losses.margin_mse:
             terms["margin_mse"] = losses.margin_mse * margin_mse_loss(
                 own, teacher, where=batch.where
@@ -230,10 +231,10 @@ def _score_batch(
     return jnp.einsum("BE,NE->BN", queries, vectors, precision="highest")
 
 
-def _own_scores(scores: Array, num_queries: int, list_size: int) -> Array:
+def _own_block(values: Array, num_queries: int, list_size: int) -> Array:
     """``[B, B * L] -> [B, L]``: each query with its own list."""
-    cube = scores.reshape(num_queries, num_queries, list_size)
-    return jnp.einsum("BBL->BL", cube)
+    cube = values.reshape(num_queries, num_queries, list_size)
+    return jnp.swapaxes(jnp.diagonal(cube), 0, 1)  # [L, B] -> [B, L]
 
 
 def _teacher_scores(batch: RankBatch) -> Array:

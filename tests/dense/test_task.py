@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxir.dense.model import DenseConfig, encode_doc, encode_query
-from jaxir.dense.task import DenseLoss, make_task
+from jaxir.dense.task import CANDIDATES, DenseLoss, make_task
 from jaxir.errors import InputError
 from jaxir.nn.bert import BertConfig
 from jaxir.types import RankBatch, TokenBatch
@@ -152,6 +152,22 @@ def test_duplicates_are_neither_rewarded_nor_punished():
     each = [cross_entropy(scores[q], q * L, allowed[q]) for q in range(B)]
     value = jax.jit(task.loss)(params, batch, None)[0]
     np.testing.assert_allclose(value, np.mean(each), rtol=1e-4)
+
+
+@pytest.mark.parametrize("candidates", ["all", "own"])
+def test_an_answer_among_the_own_negatives_is_distilled_and_not_punished(candidates):
+    rows = jnp.arange(B * L).reshape(B, L)
+    batch = batch_of()._replace(where=jnp.ones((B, L), bool), doc_index=rows)
+    batch = batch._replace(known_positive=batch.known_positive.at[1, L + 1].set(True))
+    contrast = CANDIDATES[candidates](batch, jnp.zeros((B, B * L)))
+    at = 1 if candidates == "own" else L + 1
+    assert not contrast.where[1, at]
+    assert contrast.where[1].sum() == contrast.where.shape[1] - 1
+    assert contrast.where[0].all()
+    task, params, _ = start(DenseLoss(contrastive=0.0, kl=1.0), batch=batch)
+    apart = batch._replace(where=batch.where.at[1, 1].set(False))
+    with_it, without = (jax.jit(task.loss)(params, b, None)[0] for b in (batch, apart))
+    assert abs(with_it - without) > 1e-6
 
 
 def test_a_batch_without_indices_trusts_known_positives():
