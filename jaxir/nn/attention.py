@@ -7,6 +7,7 @@ attends to nothing: its result is 0 with a zero gradient.
 
 import functools
 import math
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -55,10 +56,22 @@ def attend(
     # [B, T, H, C] -> [B, H, T, C]: contiguous matrices make the products 2.7x as fast
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query * scale, key, value))
     kept = None
-    if dropped:
+    if rng is not None and dropped:
         kept = dropout_mask(rng, dropout, (*query.shape[:3], key.shape[2]))
     context = _attend_heads(query, key, value, mask, kept, dropout)
     return jnp.swapaxes(context, 1, 2)
+
+
+class _Saved(NamedTuple):
+    """What the backward pass needs; ``weights`` is ``E``, ``inverse`` is ``1 / E 1``."""
+
+    query: Array
+    key: Array
+    value: Array
+    kept: Array | None
+    weights: Array
+    inverse: Array
+    context: Array
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -85,7 +98,7 @@ def _attend_forward(
     mask: Array,
     kept: Array | None,
     dropout: float,
-) -> tuple[Array, tuple[Array | None, ...]]:
+) -> tuple[Array, _Saved]:
     scores = jnp.einsum(
         "BHTC,BHSC->BHTS", query, key, preferred_element_type=jnp.float32
     )
@@ -103,11 +116,11 @@ def _attend_forward(
         preferred_element_type=jnp.float32,
     )
     context = (context * inverse).astype(value.dtype)
-    return context, (query, key, value, kept, weights, inverse, context)
+    return context, _Saved(query, key, value, kept, weights, inverse, context)
 
 
 def _attend_backward(
-    dropout: float, saved: tuple[Array | None, ...], gradient: Array
+    dropout: float, saved: _Saved, gradient: Array
 ) -> tuple[Array | None, ...]:
     query, key, value, kept, weights, inverse, context = saved
     # With P = E / total: dS = P (dP - sum_s P dP), and sum_s P dP = sum_c O dO
