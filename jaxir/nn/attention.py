@@ -63,7 +63,7 @@ def attend(
 
 
 class _Saved(NamedTuple):
-    """What the backward pass needs; ``weights`` is ``E``, ``inverse`` is ``1 / E 1``."""
+    """For the backward pass; ``weights`` is ``E`` and ``inverse`` is ``1 / E 1``."""
 
     query: Array
     key: Array
