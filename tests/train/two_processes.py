@@ -16,7 +16,7 @@ from jaxir.train.loop import TrainConfig, train
 from jaxir.train.optimizers import OptimizerConfig
 
 CONFIG = TrainConfig(
-    total_steps=30, log_every=2, eval_every=10, save_every=10, mode="min"
+    total_steps=30, log_every=2, eval_every=10, save_every=25, mode="min"
 )
 OPTIMIZER = OptimizerConfig(learning_rate=0.1)
 
