@@ -8,6 +8,7 @@ directory that is renamed into place, so a directory without it does not exist.
 import contextlib
 import json
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -200,11 +201,11 @@ def verify(directory: str | os.PathLike, *, deep: bool = False) -> Manifest:
 
 def write_doc_ids(directory: Path, doc_ids: Iterable[str]) -> int:
     """Writes ``ids.bin`` (bytes) and ``ids.npy`` (bounds); returns how many."""
-    bounds = [0]
+    bounds = array("q", [0])  # 8 bytes an id, where a list would take 40
     with (directory / "ids.bin").open("wb") as out:
         for doc_id in doc_ids:
             bounds.append(bounds[-1] + out.write(doc_id.encode()))
-    np.save(directory / "ids.npy", np.array(bounds, np.int64))
+    np.save(directory / "ids.npy", np.frombuffer(bounds, np.int64))
     return len(bounds) - 1
 
 
