@@ -17,6 +17,7 @@ from jaxir.nn.bert import BertConfig, BertEncoder
 from jaxir.nn.heads import POOLING
 from jaxir.nn.layers import Dense
 from jaxir.numerics import l2_normalize
+from jaxir.text import Templates
 from jaxir.types import Params, TokenBatch
 
 __all__ = [
@@ -94,11 +95,7 @@ class DenseConfig:
                     f"{value} tokens",
                     f"1 to {self.backbone.max_length}, the backbone's positions",
                 )
-        for name in ("query_template", "doc_template"):
-            if "{text}" not in getattr(self, name):
-                raise InputError(
-                    f"DenseConfig.{name}", repr(getattr(self, name)), "{text} in it"
-                )
+        Templates(query=self.query_template, doc=self.doc_template)  # checks them
 
 
 class DenseTower(nn.Module):

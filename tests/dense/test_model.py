@@ -132,7 +132,8 @@ def test_parameter_tree_is_the_one_that_checkpoints_know():
         ({"projection_activation": "x"}, "'x'; expected one of identity, tanh"),
         ({"doc_length": 17}, "doc_length: 17 tokens; expected 1 to 16"),
         ({"query_length": 0}, "query_length: 0 tokens"),
-        ({"query_template": "query: "}, "'query: '; expected {text} in it"),
+        ({"query_template": "query: "}, "query template: 'query: '; expected {text}"),
+        ({"doc_template": "{title} {text}"}, "doc template: '{title} {text}'; exp"),
     ],
 )
 def test_what_cannot_be_a_bi_encoder_says_so(change, message):
