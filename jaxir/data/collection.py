@@ -102,6 +102,7 @@ class Collection:
         self.name, self.kind = layout.name, layout.kind
         self._layout, self._allow_empty = layout, allow_empty
         self._qrels: dict[str, Qrels] = {}
+        self._own_queries: dict[str, dict[str, str]] = {}
 
     def __reduce__(self) -> tuple:
         return (_reopen, (self.spec, self._allow_empty))
@@ -178,8 +179,7 @@ class Collection:
             return dict(self._all_queries)
         split = self._split(split)
         judged = self.qrels(split)
-        own = self._layout.split_queries.get(split)
-        texts = own() if own else self._all_queries
+        texts = self._texts(split)
         return {query_id: texts[query_id] for query_id in texts if query_id in judged}
 
     def qrels(self, split: str | None = None) -> Qrels:
@@ -201,9 +201,16 @@ class Collection:
             self._warn_absent(split)
         return self._qrels[split]
 
+    def _texts(self, split: str) -> dict[str, str]:
+        """Texts of the file that a split's queries stand in, read once."""
+        if split not in self._layout.split_queries:
+            return self._all_queries
+        if split not in self._own_queries:
+            self._own_queries[split] = self._layout.split_queries[split]()
+        return self._own_queries[split]
+
     def _absent_queries(self, split: str) -> list[str]:
-        own = self._layout.split_queries.get(split)
-        texts = own() if own else self._all_queries
+        texts = self._texts(split)
         return [query_id for query_id in self._qrels[split] if query_id not in texts]
 
     def _absent_docs(self, split: str) -> list[str]:

@@ -112,6 +112,7 @@ def test_msmarco_folder(tmp_path):
     assert set(collection.queries()) == {"7", "8", "9"}
     assert collection.docs[1] == Doc("1", "", "the second")
     (folder / "queries.train.tsv").write_text("7\tanother text\n")
+    assert collection.queries("train") == {"9": "first?"}  # read once
     with pytest.raises(InputError, match="query '7' has two texts in two files"):
         open_collection(folder).queries()
 
