@@ -79,6 +79,8 @@ class PipelineConfig:
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise InputError(name, str(getattr(self, name)), "at least 1")
+        if self.seed < 0:
+            raise InputError("seed", str(self.seed), "at least 0")
         if self.encode not in STRATEGIES:
             known = ", ".join(repr(name) for name in STRATEGIES)
             raise InputError("encode", repr(self.encode), f"one of {known}")

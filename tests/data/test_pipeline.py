@@ -262,6 +262,8 @@ def test_mistakes(folder, tokenizer):
     lists = _lists(collection)
     with pytest.raises(InputError, match="batch_size: 0; expected at least 1"):
         PipelineConfig(batch_size=0)
+    with pytest.raises(InputError, match="seed: -1; expected at least 0"):
+        PipelineConfig(seed=-1)
     with pytest.raises(InputError, match="encode: 'both'; expected one of 'separate'"):
         PipelineConfig(encode="both")
     with pytest.raises(InputError, match="32 with 24 training lists; expected at most"):
