@@ -5,14 +5,15 @@ The directory is a TFDS data directory, so that any TFDS user can open it::
     source = tfds.data_source("jaxir_lists", split="train", data_dir=directory)
     dataset = tfds.load("jaxir_lists", split="train", data_dir=directory)
 
-and besides holds ``lists.json``: the fingerprint of the collection and the split whose
-rows the records speak of.  A record has ``query_id``, ``query_row``, and as sequences
+and besides holds ``lists.json``: the fingerprints of the collection and of the split's
+queries whose rows the records speak of.  A record has ``query_id``, ``query_row``, and as sequences
 of one length ``doc_ids``, ``doc_rows``, ``labels`` and ``scores`` (empty without a
 teacher).
 """
 
 import contextlib
 import functools
+import hashlib
 import io
 import json
 import logging
@@ -125,6 +126,11 @@ def _records(
         }
 
 
+def _ids_fingerprint(query_ids: Iterable[str]) -> str:
+    """The sha256 of ids in their order: rows mean the same only while it holds."""
+    return hashlib.sha256("\n".join(query_ids).encode()).hexdigest()
+
+
 def prepare_lists(
     lists: Iterable[TrainingList],
     collection: Collection,
@@ -161,6 +167,7 @@ def prepare_lists(
             "format_version": _META_VERSION,
             "collection": collection.name,
             "collection_fingerprint": collection.docs.fingerprint,
+            "queries_fingerprint": _ids_fingerprint(query_ids),
             "split": split,
             "num_lists": len(table),
             "num_items": len(table.doc_rows),
@@ -177,6 +184,7 @@ class PreparedLists(Sequence[TrainingList]):
       directory: where they are.
       split: whose queries they ask.
       collection_fingerprint: of the collection that they were prepared from.
+      queries_fingerprint: of the ids of the split's queries, whose rows they name.
       source: the records as TFDS gives them, a random-access data source that Grain
         reads (``grain.MapDataset.source``).
     """
@@ -187,6 +195,7 @@ class PreparedLists(Sequence[TrainingList]):
             meta = json.loads((self.directory / _META).read_text())
             version, self.split = meta["format_version"], str(meta["split"])
             self.collection_fingerprint = str(meta["collection_fingerprint"])
+            self.queries_fingerprint = str(meta["queries_fingerprint"])
             self._name = str(meta["collection"])
             self._scored, count = bool(meta["scored"]), int(meta["num_lists"])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -293,4 +302,11 @@ def open_lists(
             directory, f"lists of split {prepared.split!r}", f"split {split!r}",
             "leave the split out or prepare that one",
         )  # fmt: skip
+    if collection is not None:
+        query_ids = collection.queries(prepared.split)
+        if _ids_fingerprint(query_ids) != prepared.queries_fingerprint:
+            raise InputError(
+                directory, f"lists over other queries of split {prepared.split!r}",
+                f"those of {collection.path}", "prepare them again",
+            )  # fmt: skip
     return prepared

@@ -108,6 +108,18 @@ def test_lists_that_do_not_fit(tiny_collection, tmp_path, lists, message):
     assert not (tmp_path / "prepared").exists()
 
 
+def test_judgments_that_move_the_rows_of_queries(tiny_collection, tmp_path):
+    collection = open_collection(tiny_collection)
+    directory = prepare_lists(LISTS, collection, "train", tmp_path / "prepared")
+    judged = tiny_collection / "qrels" / "train.tsv"
+    lines = judged.read_text().splitlines(keepends=True)
+    first = next(iter(collection.queries("train")))
+    judged.write_text("".join(line for line in lines if not line.startswith(first)))
+    other = open_collection(tiny_collection)
+    with pytest.raises(InputError, match="lists over other queries of split 'train'"):
+        open_lists(directory, collection=other)
+
+
 def test_foreign_and_damaged_directories(tiny_collection, tmp_path):
     collection = open_collection(tiny_collection)
     directory = prepare_lists(LISTS, collection, "train", tmp_path / "prepared")
