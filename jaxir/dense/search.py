@@ -61,16 +61,15 @@ class BlockedVectors(NamedTuple):
 def _dot(
     queries: Float[Array, "B E"], block: Float[Array, "N E"]
 ) -> Float[Array, "B N"]:
-    # bfloat16 and float16 storage multiplies as stored and accumulates in float32.
+    # bfloat16 and float16 storage multiplies as stored and accumulates in float32;
+    # float32 is not cut to TF32 or bfloat16, as accelerators do unless told.
+    dot = partial(jnp.einsum, precision="highest", preferred_element_type=jnp.float32)
     queries = queries.astype(block.dtype)
     if 1 < queries.shape[0] < 32:
         # A CPU multiplies a tall matrix by a few columns a third faster than the
         # reverse; the barrier keeps XLA from turning it around again.
-        product = jnp.einsum(
-            "ne,be->nb", block, queries, preferred_element_type=jnp.float32
-        )
-        return jax.lax.optimization_barrier(product).T
-    return jnp.einsum("be,ne->bn", queries, block, preferred_element_type=jnp.float32)
+        return jax.lax.optimization_barrier(dot("ne,be->nb", block, queries)).T
+    return dot("be,ne->bn", queries, block)
 
 
 def _masked_scores(

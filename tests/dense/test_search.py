@@ -213,3 +213,11 @@ def test_memory_of_search_is_that_of_the_vectors(tmp_path):
     )
     grown, size = map(int, out.stdout.split())
     assert grown <= 1.2 * size
+
+
+@pytest.mark.parametrize("num_queries", [1, 8, 64])
+def test_float32_is_not_cut_short_on_accelerators(num_queries):
+    queries, vectors = jnp.ones((num_queries, 4)), jnp.ones((20, 4))
+    program = str(jax.make_jaxpr(lambda q, v: exact_search(q, v, 2))(queries, vectors))
+    products = program.count("dot_general[")
+    assert 0 < 2 * products == program.count("Precision.HIGHEST")
