@@ -161,7 +161,7 @@ def start_processes(
     """Joins the processes of a multi-host run; a lone process is left alone.
 
     Without arguments it joins where the surroundings announce a cluster:
-    ``JAX_COORDINATOR_ADDRESS``, a TPU pod slice, or SLURM with several tasks.
+    ``JAX_COORDINATOR_ADDRESS``, a TPU pod slice, or ``srun`` with several tasks.
 
     Args:
       coordinator: ``host:port`` of process 0.
@@ -178,7 +178,7 @@ def start_processes(
     announced = (
         "JAX_COORDINATOR_ADDRESS" in os.environ
         or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-        or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+        or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
     )
     if any(value is not None for value in given):
         if any(value is None for value in given):

@@ -55,8 +55,15 @@ def test_a_jitted_function_sees_the_global_batch():
 
 
 def test_start_processes_needs_all_or_nothing(monkeypatch):
-    for name in ("JAX_COORDINATOR_ADDRESS", "TPU_WORKER_HOSTNAMES", "SLURM_NTASKS"):
+    for name in (
+        "JAX_COORDINATOR_ADDRESS",
+        "TPU_WORKER_HOSTNAMES",
+        "SLURM_STEP_NUM_TASKS",
+    ):
         monkeypatch.delenv(name, raising=False)
+    assert meshes.start_processes() == 1
+    # a batch script announces its tasks; only srun starts them
+    monkeypatch.setenv("SLURM_NTASKS", "4")
     assert meshes.start_processes() == 1
     with pytest.raises(InputError, match="all three or none"):
         meshes.start_processes("localhost:1234")
