@@ -6,9 +6,9 @@ The directory is a TFDS data directory, so that any TFDS user can open it::
     dataset = tfds.load("jaxir_lists", split="train", data_dir=directory)
 
 and besides holds ``lists.json``: the fingerprints of the collection and of the split's
-queries whose rows the records speak of.  A record has ``query_id``, ``query_row``, and as sequences
-of one length ``doc_ids``, ``doc_rows``, ``labels`` and ``scores`` (empty without a
-teacher).
+queries, whose rows the records speak of.  A record has ``query_id``, ``query_row``, and
+as sequences of one length ``doc_ids``, ``doc_rows``, ``labels`` and ``scores`` (empty
+without a teacher).
 """
 
 import contextlib
