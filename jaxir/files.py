@@ -156,12 +156,13 @@ def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary directory that takes the place of ``path`` at the end.
 
-    An existing ``path`` is replaced as a whole, and only after the new one is complete.
+    An existing ``path`` is replaced as a whole, and only after the new one is complete;
+    a link keeps pointing at what is written.
 
     Raises:
       InputError: the disk is full or the place cannot be written.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
     with disk_errors(path), made_parents(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         temporary.chmod(0o755)
@@ -174,7 +175,12 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
             if path.exists():
                 old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
                 os.replace(path, old / path.name)
-                os.replace(temporary, path)
+                try:
+                    os.replace(temporary, path)
+                except BaseException:
+                    os.replace(old / path.name, path)
+                    old.rmdir()
+                    raise
                 shutil.rmtree(old)
             else:
                 os.replace(temporary, path)

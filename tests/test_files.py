@@ -180,3 +180,30 @@ def test_the_outermost_place_is_named(tmp_path):
         files.disk_errors(tmp_path / "outer" / ".x.123"),
     ):
         raise full
+
+
+def test_a_link_to_a_directory_keeps_pointing_at_what_is_written(tmp_path):
+    (tmp_path / "big" / "index").mkdir(parents=True)
+    (tmp_path / "index").symlink_to(tmp_path / "big" / "index")
+    with files.atomic_directory(tmp_path / "index") as folder:
+        (folder / "new").write_text("")
+    assert (tmp_path / "index").is_symlink()
+    assert only(tmp_path / "big" / "index") == ["new"]
+    assert only(tmp_path / "big") == ["index"]
+
+
+def test_a_directory_that_cannot_be_moved_in_leaves_the_old(tmp_path, monkeypatch):
+    place, replace = tmp_path / "d", os.replace
+    place.mkdir()
+    (place / "old").write_text("")
+
+    def once_refused(source, target):
+        if target == place and not (source / "old").exists():
+            raise OSError(errno.ENOSPC, "full")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", once_refused)
+    with pytest.raises(InputError, match="no space"), files.atomic_directory(place):
+        pass
+    assert only(tmp_path) == ["d"]
+    assert only(place) == ["old"]
