@@ -43,6 +43,9 @@ def run(args: argparse.Namespace) -> int:
         normalization=args.normalization, depth=args.depth,
     )  # fmt: skip
     write_run(args.output, fused, tag=args.tag)
+    partly = sum(any(query_id not in run for run in runs) for query_id in fused)
+    if partly:
+        say(f"{partly} of {len(fused)} queries are not in every run")
     results = sum(len(scored) for scored in fused.values())
     if args.json:
         print(json.dumps({

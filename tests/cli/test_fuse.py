@@ -34,3 +34,10 @@ def test_a_mistake_is_one_line_and_writes_nothing(runs, tmp_path, capsys):
     assert said.startswith("jaxir fuse: method: 'mean'; expected one of rrf")
     assert said.count("\n") == 1
     assert not output.exists()
+
+
+def test_queries_that_a_run_lacks_are_told(runs, tmp_path, capsys):
+    write_run(tmp_path / "c.trec", {"other": {"c": 0.9}})
+    words = ["fuse", "--runs", runs[0], str(tmp_path / "c.trec")]
+    assert main([*words, "--output", str(tmp_path / "f.trec")]) == 0
+    assert "2 of 2 queries are not in every run" in capsys.readouterr().err
