@@ -4,6 +4,7 @@ Reads the backbone under any prefix and under any head; writes what
 ``transformers.AutoModel`` reads.
 """
 
+import dataclasses
 import json
 import os
 import re
@@ -183,15 +184,26 @@ def backbone_config(data: Mapping[str, Any], *, where: object) -> BertConfig:
     name = _FAMILY_OF_TYPE[kind]
     keys = _DISTILBERT_KEYS if name == "distilbert" else _BERT_KEYS
     fields = dict(_DEFAULTS[name])
-    fields |= {ours: data[theirs] for ours, theirs in keys.items() if theirs in data}
-    for field in ("norm_eps", "dropout", "attention_dropout"):
-        if field in fields:
-            fields[field] = float(fields[field])
-    fields["pad_id"] = fields.get("pad_id") or 0
+    types = {field.name: field.type for field in dataclasses.fields(BertConfig)}
+    for ours, theirs in keys.items():
+        if data.get(theirs) is not None:
+            fields[ours] = _number_or_name(where, theirs, data[theirs], types[ours])
+    fields.setdefault("pad_id", 0)
     if name == "roberta":
         # RoBERTa counts positions from the one after padding's.
         fields["position_offset"] = fields["pad_id"] + 1
     return BertConfig(family=name, **fields)
+
+
+def _number_or_name(where: object, key: str, value: Any, kind: Any) -> Any:
+    """A value of the type that our field has; sizes are positive."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InputError(where, f"{key} {value!r}", f"{kind.__name__}")
+    if key.startswith(("num_", "n_")) and value < 1:
+        raise InputError(where, f"{key} {value!r}", "1 or more")
+    return value
 
 
 def backbone_params(

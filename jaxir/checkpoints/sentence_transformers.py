@@ -191,8 +191,9 @@ def _read_modules(directory: Path) -> dict[str, Path]:
     """The folder of each module by its class's name; their order checked."""
     path = directory / "modules.json"
     listed = [
-        (entry["type"].rsplit(".", 1)[-1], directory / entry["path"])
-        for entry in read_json(path)
+        (str(entry.get("type")).rsplit(".", 1)[-1], directory / str(entry.get("path")))
+        for entry in read_json(path, list)
+        if isinstance(entry, dict)
     ]
     names = [name for name, _ in listed]
     known = [n for n in ("Transformer", "Pooling", "Dense", "Normalize") if n in names]
@@ -226,7 +227,7 @@ def _read_projection(folder: Path, backbone: Any) -> tuple[dict[str, Any], str]:
     if activation not in _ACTIVATIONS:
         expected = "one of " + ", ".join(_ACTIVATIONS)
         raise InputError(path, f"activation_function {activation}", expected)
-    inputs, outputs = data["in_features"], data["out_features"]
+    inputs, outputs = data.get("in_features"), data.get("out_features")
     if data.get("use_residual") or inputs != backbone.hidden_size:
         raise InputError(path, "a Dense module that is no plain projection")
     weights = dict(read_weights(folder))
@@ -272,8 +273,7 @@ def _read_similarity(
     name = settings.get("similarity_fn_name") or "cosine"
     if name not in _SIMILARITIES:
         path = directory / "config_sentence_transformers.json"
-        found = f"similarity_fn_name {name!r}"
-        raise InputError(path, found, "'cosine' or 'dot'")
+        raise InputError(path, f"similarity_fn_name {name!r}", "'cosine' or 'dot'")
     # Of normalised vectors, dot and cosine are the same.
     return "cosine" if normalized else _SIMILARITIES[name]
 

@@ -84,19 +84,22 @@ def resolve(spec: str | os.PathLike) -> Path:
     return folder
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file.
+def read_json(path: Path, kind: type = dict) -> Any:
+    """A JSON file that holds an object, or a list where that is asked for.
 
     Raises:
-      InputError: it is missing or no JSON.
+      InputError: it is missing, no JSON, or of another kind.
     """
     if not path.is_file():
         raise InputError(path, "no such file", remedy="check the model's folder")
     try:
-        return json.loads(path.read_text("utf-8"))
+        data = json.loads(path.read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         line = getattr(error, "lineno", 1)
         raise InputError(f"{path}:{line}", f"no JSON ({error})") from error
+    if not isinstance(data, kind):
+        raise InputError(path, f"a JSON {type(data).__name__}", f"a {kind.__name__}")
+    return data
 
 
 def read_weights(directory: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -116,7 +119,10 @@ def read_weights(directory: str | os.PathLike) -> dict[str, np.ndarray]:
             return _read_file(directory / name)
         index = directory / f"{name}.index.json"
         if index.is_file():
-            shards = sorted(set(read_json(index)["weight_map"].values()))
+            places = read_json(index).get("weight_map")
+            if not isinstance(places, dict):
+                raise InputError(index, "no weight_map", remedy="download it again")
+            shards = sorted(set(map(str, places.values())))
             weights: dict[str, np.ndarray] = {}
             for shard in shards:
                 # A shard stands beside its index, whatever the index says.

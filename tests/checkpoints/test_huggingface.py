@@ -211,6 +211,27 @@ def test_models_that_we_do_not_compute_say_so(change, message):
         backbone_config({"model_type": "bert"} | change, where="c")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": "big"}, "hidden_size 'big'; expected int"),
+        ({"num_attention_heads": 0}, "num_attention_heads 0; expected 1 or more"),
+        ({"hidden_dropout_prob": True}, "hidden_dropout_prob True; expected float"),
+    ],
+)
+def test_values_of_other_types_say_so(change, message):
+    with pytest.raises(InputError, match=message):
+        backbone_config({"model_type": "bert", **change}, where="config.json")
+
+
+def test_null_is_what_transformers_fills_in():
+    config = backbone_config(
+        {"model_type": "roberta", "pad_token_id": None, "layer_norm_eps": None},
+        where="config.json",
+    )
+    assert (config.pad_id, config.position_offset, config.norm_eps) == (1, 2, 1e-12)
+
+
 def test_configurations_take_transformers_defaults():
     assert backbone_config({"model_type": "bert"}, where="c") == BertConfig()
     roberta = backbone_config({"model_type": "xlm-roberta"}, where="c")
@@ -240,6 +261,15 @@ def test_folders_without_a_model_say_so(tmp_path):
     index = {"weight_map": {"x": "model-1.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match=r"model-1.safetensors: no such file.*incompl"):
+        read_weights(tmp_path)
+
+
+def test_json_of_another_kind_says_so(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(InputError, match=r"config.json: a JSON list; expected a dict"):
+        load_backbone(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(InputError, match=r"index.json: no weight_map"):
         read_weights(tmp_path)
 
 

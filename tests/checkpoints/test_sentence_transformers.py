@@ -238,6 +238,13 @@ def test_lengths_come_from_whichever_file_states_them(tokenizer, tmp_path):
     assert (config.query_length, config.doc_length) == (24, 24)
 
 
+def test_modules_that_are_none_say_so(tmp_path):
+    for content in ("{}", '[{"path": ""}]', "[1]"):
+        (tmp_path / "modules.json").write_text(content)
+        with pytest.raises(InputError, match=r"modules.json: (a JSON dict|modules )"):
+            load_sentence_transformer(tmp_path)
+
+
 def test_lower_case_is_never_ignored(tmp_path, tokenizer):
     written(tmp_path, tokenizer)
     edit(tmp_path / "sentence_bert_config.json", do_lower_case=True)
