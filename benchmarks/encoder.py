@@ -5,7 +5,6 @@ are between half as long and as long as the batch.  Both use all processors.
 """
 
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Iterator
 
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from timing import alone, compare, versions
 
+from jaxir.mesh import cpu_cores
 from jaxir.nn.bert import BertConfig, BertEncoder, init_params
 from jaxir.types import TokenBatch
 
@@ -37,7 +37,7 @@ def _torch_pair(tokens: TokenBatch) -> tuple[Callable, Callable]:
     import torch
     import transformers
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cpu_cores())
     model = transformers.BertModel(
         transformers.BertConfig(
             hidden_size=CONFIG.hidden_size,

@@ -6,6 +6,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+from jaxir.mesh import cpu_cores
+
 __all__ = ["alone", "compare", "versions"]
 
 
@@ -72,7 +74,8 @@ def alone(ours: Callable[[], object], *, runs: int = 7) -> dict:
 
 def versions(*packages: str) -> dict:
     """Versions of JAX, numpy and the packages named, processors and load."""
-    found = {"cpus": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]}
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # not on Windows
+    found = {"cpus": cpu_cores(), "load": load}
     for package in ("jax", "numpy", *packages):
         try:
             found[package] = importlib.metadata.version(package)

@@ -7,7 +7,6 @@ forward, backward, update.
 
 import dataclasses
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Iterator
 
@@ -18,6 +17,7 @@ from timing import alone, compare, versions
 
 from jaxir.dense.model import DenseConfig
 from jaxir.dense.task import make_task
+from jaxir.mesh import cpu_cores
 from jaxir.train.optimizers import OptimizerConfig, make_optimizer
 from jaxir.train.step import TrainState, make_train_step
 from jaxir.types import RankBatch, TokenBatch
@@ -64,7 +64,7 @@ def _torch_step(batch: RankBatch, dropout: float) -> Callable[[], None]:
     import torch
     import transformers
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cpu_cores())
     model = transformers.BertModel(
         transformers.BertConfig(
             hidden_size=CONFIG.hidden_size,

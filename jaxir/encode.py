@@ -25,7 +25,7 @@ from jaxir.data.collection import Collection
 from jaxir.errors import InputError
 from jaxir.families import family
 from jaxir.files import atomic_file
-from jaxir.mesh import make_mesh, num_shards, put_batch, replicated
+from jaxir.mesh import cpu_cores, make_mesh, num_shards, put_batch, replicated
 from jaxir.progress import progress_bar, say
 from jaxir.text import bucket_lengths, bucket_of, pad_batch
 
@@ -68,8 +68,7 @@ def default_batch_tokens() -> int:
     """
     if jax.default_backend() != "cpu":
         return 32_768 * jax.local_device_count()
-    affinity = getattr(os, "sched_getaffinity", None)
-    return BATCH_TOKENS // 2 * (len(affinity(0)) if affinity else os.cpu_count() or 2)
+    return BATCH_TOKENS // 2 * cpu_cores()
 
 
 def plan_batches(

@@ -23,6 +23,7 @@ from jaxir.errors import InputError
 __all__ = [
     "any_process",
     "batch_sharding",
+    "cpu_cores",
     "make_mesh",
     "num_shards",
     "put_batch",
@@ -120,6 +121,12 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(put, batch)
 
 
+def cpu_cores() -> int:
+    """CPU cores that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def use_cpu_cores(count: int | None = None) -> int:
     """Makes each CPU core a JAX device; call it before anything else uses JAX.
 
@@ -137,8 +144,7 @@ def use_cpu_cores(count: int | None = None) -> int:
     """
     asked = count is not None
     if count is None:
-        affinity = getattr(os, "sched_getaffinity", None)
-        count = len(affinity(0)) if affinity else os.cpu_count() or 1
+        count = cpu_cores()
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError as error:
