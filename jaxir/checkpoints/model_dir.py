@@ -246,7 +246,7 @@ def load_model(spec: str | os.PathLike, *, kind: str | None = None) -> Model:
 
 def _load_own(directory: Path, kind: str | None) -> Model:
     path = directory / "model.json"
-    data = read_json(path)
+    data = read_json(path, object)
     required = {"kind", "format_version", "fingerprint", "architecture"}
     if not isinstance(data, dict) or required - set(data):
         raise InputError(path, "not the description of a jaxir model")
