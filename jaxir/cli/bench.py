@@ -75,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
     if args.list or not args.names:
         print("\n".join(_benchmarks()))
         return 0
+    from jaxir.mesh import use_cpu_cores
+
+    use_cpu_cores()  # as the verbs index and search do
     for case in _cases(args.names, args.quick):
         print(json.dumps(case) if args.json else _line(case), flush=True)
     return 0

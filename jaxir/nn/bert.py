@@ -84,7 +84,7 @@ class BertConfig:
 
     def __post_init__(self) -> None:
         """Checks what would otherwise fail deep inside a trace."""
-        if self.hidden_size % self.num_heads:
+        if self.num_heads < 1 or self.hidden_size % self.num_heads:
             raise InputError(
                 "BertConfig.num_heads",
                 f"{self.num_heads} heads for a width of {self.hidden_size}",
