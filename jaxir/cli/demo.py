@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--collection", help="a collection with a train split, instead of pydocs"
     )
     parser.add_argument("--split", default="test", help="the split that is evaluated")
-    parser.add_argument("--docs", type=int, default=3000, help="documents of pydocs")
+    parser.add_argument("--docs", type=int, default=5000, help="documents of pydocs")
     parser.add_argument("--steps", type=int, help="training steps")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     parser.epilog = "--gin.NAME=VALUE overrides gin/experiments/demo.gin."

@@ -312,6 +312,7 @@ def test_too_long_texts_are_refused():
     ("change", "message"),
     [
         ({"num_heads": 3}, "3 heads for a width of 16; expected a divisor"),
+        ({"num_heads": 0}, "0 heads for a width of 16; expected a divisor"),
         ({"activation": "swish2"}, r"BertConfig.activation: 'swish2'; expected one of"),
         ({"family": "albert"}, r"BertConfig.family: 'albert'"),
         ({"dtype": "float16"}, r"BertConfig.dtype: 'float16'"),
