@@ -82,7 +82,7 @@ def _memory(count: int) -> int:
 
 
 def run(*, quick: bool = False) -> Iterator[dict]:
-    """Yields the cases against sentence-transformers, against padding, and of memory."""
+    """Yields a case against sentence-transformers, one against padding, and memory."""
     try:
         folder = resolve(MODEL)
     except InputError as error:
