@@ -1,7 +1,6 @@
 """Progress of long work: a bar on a terminal, silence everywhere else."""
 
 import os
-import shutil
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -39,9 +38,9 @@ def progress_bar(
     """
     from tqdm import tqdm
 
-    # A terminal that says it has no columns and rows (inside `script` or a container)
+    # A terminal that says it has no columns or rows (inside `script` or a container)
     # would get no bar at all.
-    columns, rows = (None, None) if _width() else shutil.get_terminal_size((80, 24))
+    columns, rows = (None, None) if _has_size() else (80, 24)
     silent = _quiet or bool(os.environ.get("JAXIR_QUIET")) or not sys.stderr.isatty()
     return tqdm(
         iterable, total=total, desc=label, unit=f" {unit}", initial=initial,
@@ -51,12 +50,12 @@ def progress_bar(
     )  # fmt: skip
 
 
-def _width() -> int:
-    """Columns of the terminal behind standard error; 0 where there is none."""
+def _has_size() -> bool:
+    """Whether the terminal behind standard error knows its columns and rows."""
     try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns
+        return all(os.get_terminal_size(sys.stderr.fileno()))
     except (OSError, ValueError):
-        return 0
+        return False
 
 
 def say(text: str) -> None:

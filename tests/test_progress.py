@@ -1,5 +1,6 @@
 """Bars appear on terminals alone, whatever the terminal says of itself."""
 
+import contextlib
 import io
 import os
 import struct
@@ -27,10 +28,12 @@ def drawn(monkeypatch, columns, walk):
     with os.fdopen(theirs, "w") as stream:
         monkeypatch.setattr("sys.stderr", stream)
         walk()
-        stream.flush()
-        text = os.read(ours, 65536).decode()
+    parts = []
+    with contextlib.suppress(OSError):  # the end: nobody writes any more
+        while part := os.read(ours, 65536):
+            parts.append(part)
     os.close(ours)
-    return text
+    return b"".join(parts).decode()
 
 
 def walk():
