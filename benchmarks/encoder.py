@@ -7,6 +7,7 @@ are between half as long and as long as the batch.  Both use all processors.
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,21 +33,30 @@ def random_tokens(rows: int, length: int) -> TokenBatch:
     return TokenBatch(ids.astype(np.int32), mask)
 
 
-def _torch_pair(tokens: TokenBatch) -> tuple[Callable, Callable]:
-    """Forward, and forward with backward, in PyTorch."""
+def torch_model(dropout: float = 0.0) -> Any:
+    """The same architecture in PyTorch, with all processors."""
     import torch
     import transformers
 
     torch.set_num_threads(cpu_cores())
-    model = transformers.BertModel(
+    return transformers.BertModel(
         transformers.BertConfig(
             hidden_size=CONFIG.hidden_size,
             num_hidden_layers=CONFIG.num_layers,
             num_attention_heads=CONFIG.num_heads,
             intermediate_size=CONFIG.intermediate_size,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
         ),
         add_pooling_layer=False,
-    ).eval()
+    )
+
+
+def _torch_pair(tokens: TokenBatch) -> tuple[Callable, Callable]:
+    """Forward, and forward with backward, in PyTorch."""
+    import torch
+
+    model = torch_model().eval()
     inputs = {
         "input_ids": torch.tensor(tokens.ids, dtype=torch.long),
         "attention_mask": torch.tensor(tokens.mask.astype(np.int64)),

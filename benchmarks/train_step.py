@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
-from encoder import CONFIG, random_tokens
+from encoder import CONFIG, random_tokens, torch_model
 from timing import alone, compare, versions
 
 from jaxir.dense.model import DenseConfig
 from jaxir.dense.task import make_task
-from jaxir.mesh import cpu_cores
 from jaxir.train.optimizers import OptimizerConfig, make_optimizer
 from jaxir.train.step import TrainState, make_train_step
 from jaxir.types import RankBatch, TokenBatch
@@ -62,20 +61,8 @@ def _our_step(batch: RankBatch, dropout: float) -> Callable[[], None]:
 
 def _torch_step(batch: RankBatch, dropout: float) -> Callable[[], None]:
     import torch
-    import transformers
 
-    torch.set_num_threads(cpu_cores())
-    model = transformers.BertModel(
-        transformers.BertConfig(
-            hidden_size=CONFIG.hidden_size,
-            num_hidden_layers=CONFIG.num_layers,
-            num_attention_heads=CONFIG.num_heads,
-            intermediate_size=CONFIG.intermediate_size,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-        ),
-        add_pooling_layer=False,
-    ).train()
+    model = torch_model(dropout).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.01)
 
     def vectors(tokens: TokenBatch) -> torch.Tensor:
