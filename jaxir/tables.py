@@ -33,7 +33,7 @@ def significance_marks(evaluation: Evaluation, found: Comparison | None) -> str:
 
 
 def explain_marks(evaluation: Evaluation) -> str:
-    """One sentence that says what the marks of :func:`significance_marks` mean."""
+    """One sentence: what :func:`significance_marks` means, or that there are none."""
     if evaluation.baseline is None or not evaluation.tests:
         return ""
     names = [_TEST_NAMES[test] for test in evaluation.tests]
@@ -41,10 +41,13 @@ def explain_marks(evaluation: Evaluation) -> str:
     corrected = {"none": "uncorrected"}.get(
         evaluation.correction, f"{evaluation.correction.capitalize()}-corrected"
     )
-    text = (
-        f"† differs from {evaluation.baseline} by the paired {listed} "
+    by = (
+        f"from {evaluation.baseline} by the paired {listed} "
         f"test{'s' if names[1:] else ''} ({corrected} p < {evaluation.alpha:g})"
     )
+    if not any(found.significant for found in evaluation.comparisons):
+        return f"Nothing differs {by}."
+    text = f"† differs {by}"
     if any(0 < len(c.significant) < len(names) for c in evaluation.comparisons):
         letters = ", ".join(f"{_LETTERS[t]} {_TEST_NAMES[t]}" for t in evaluation.tests)
         text += f"; {letters} where only these tests do"

@@ -40,6 +40,8 @@ def test_explanation_names_what_was_done(evaluation):
         "† differs from a by the paired t test (uncorrected p < 0.01)."
     )
     assert tables.explain_marks(evaluate(QRELS, {"a": FIRST})) == ""
+    same = evaluate(QRELS, {"a": FIRST, "b": FIRST}, metrics=["RR"], baseline="a")
+    assert tables.explain_marks(same).startswith("Nothing differs from a by the paired")
 
 
 def test_terminal_table_is_aligned(evaluation):
