@@ -12,6 +12,12 @@ from jaxir import progress
 pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
 
 
+@pytest.fixture(autouse=True)
+def _not_quiet(monkeypatch):
+    """Whatever an earlier test's ``--quiet`` left in this process."""
+    monkeypatch.setattr(progress, "_quiet", False)
+
+
 def drawn(monkeypatch, columns, walk):
     """What ``walk()`` writes to a pseudo-terminal of so many columns."""
     import fcntl

@@ -126,6 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print(f"jaxir {verb}: a fault of jaxir, see above", file=sys.stderr)
         return 1
+    finally:
+        set_quiet(False)  # for a caller in the same process
 
 
 if __name__ == "__main__":

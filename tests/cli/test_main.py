@@ -4,6 +4,7 @@ import types
 
 import pytest
 
+from jaxir import progress
 from jaxir.cli import main as cli
 from jaxir.errors import InputError
 
@@ -48,6 +49,14 @@ def test_bad_flag_is_one_line(monkeypatch, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "invalid int value: 'x'" in error
+
+
+def test_quiet_ends_with_the_verb(monkeypatch):
+    seen = []
+    fake_verb(monkeypatch, lambda args: seen.append(progress._quiet) or 0)
+    assert cli.main(["fake", "--quiet"]) == 0
+    assert seen == [True]
+    assert not progress._quiet
 
 
 def test_users_mistake_and_ours(monkeypatch, capsys):
