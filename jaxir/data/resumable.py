@@ -43,7 +43,11 @@ class ResumableLines:
             self._stream.truncate(end)
             self._stream.seek(end)
             if not end:
-                self._write(self._head)
+                try:
+                    self._write(self._head)
+                except OSError:
+                    self.close()
+                    raise
 
     def _read(self) -> int:
         """Takes in what a stopped run has done; returns where its last line ends."""
@@ -83,7 +87,9 @@ class ResumableLines:
 
     def close(self) -> None:
         """Closes the partial file and leaves it for the next run."""
-        self._stream.close()
+        # On a full disk what is still in the buffer fails again; it was never done.
+        with contextlib.suppress(OSError):
+            self._stream.close()
 
     def discard(self) -> None:
         """Removes the partial file: nothing in it is worth going on from."""

@@ -6,6 +6,7 @@ listed before and after, hidden files included: no output, no temporary, no lock
 
 import contextlib
 import errno
+import gc
 import gzip
 import json
 import os
@@ -596,7 +597,8 @@ def small_disk(tmp_path):
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("file systems cannot be mounted here")
     yield place
-    subprocess.run(["umount", str(place)], check=True)
+    gc.collect()  # libraries leave files open in cycles
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @pytest.mark.parametrize("name", WRITERS)
