@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from tiny import tiny_backbone
 
 from jaxir.checkpoints.model_dir import (
     FORMAT_VERSION,
@@ -19,18 +20,10 @@ from jaxir.checkpoints.model_dir import (
 from jaxir.checkpoints.sentence_transformers import export_sentence_transformer
 from jaxir.dense.model import DenseConfig, init_params
 from jaxir.errors import InputError
-from jaxir.nn.bert import BertConfig
 from jaxir.text import load_tokenizer
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a river of clay engine bread"
-TINY = BertConfig(
-    vocab_size=len(WORDS.split()),
-    hidden_size=16,
-    num_layers=1,
-    num_heads=2,
-    intermediate_size=24,
-    max_positions=24,
-)
+TINY = tiny_backbone(WORDS)
 CONFIG = DenseConfig(TINY, query_length=12, doc_length=12, query_template="a {text}")
 
 

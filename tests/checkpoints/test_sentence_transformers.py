@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tiny import tiny_backbone
 
 from jaxir.checkpoints.huggingface import export_backbone
 from jaxir.checkpoints.sentence_transformers import (
@@ -20,19 +21,11 @@ from jaxir.checkpoints.sentence_transformers import (
 )
 from jaxir.dense.model import DenseConfig, encode_doc, encode_query, init_params
 from jaxir.errors import InputError
-from jaxir.nn.bert import BertConfig
 from jaxir.text import load_tokenizer, pad_batch
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a river of clay engine bread query : title"
-TINY = BertConfig(
-    vocab_size=len(WORDS.split()),
-    hidden_size=16,
-    num_layers=1,
-    num_heads=2,
-    intermediate_size=24,
-    max_positions=24,
-)
+TINY = tiny_backbone(WORDS)
 CONFIG = DenseConfig(TINY, query_length=12, doc_length=12)
 TEXTS = ["a river of clay", "engine", "bread of clay a a a a a a a a a a a a a a a a"]
 

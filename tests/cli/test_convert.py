@@ -4,24 +4,17 @@ import json
 
 import jax
 import pytest
+from tiny import tiny_backbone
 
 from jaxir.checkpoints.model_dir import load_model, model_from_parts, save_model
 from jaxir.cli import main
 from jaxir.cli.convert import convert
 from jaxir.dense.model import DenseConfig, init_params
 from jaxir.errors import InputError
-from jaxir.nn.bert import BertConfig
 from jaxir.text import load_tokenizer
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a river of clay engine bread"
-TINY = BertConfig(
-    vocab_size=len(WORDS.split()),
-    hidden_size=16,
-    num_layers=1,
-    num_heads=2,
-    intermediate_size=24,
-    max_positions=24,
-)
+TINY = tiny_backbone(WORDS)
 
 
 @pytest.fixture
