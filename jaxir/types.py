@@ -22,7 +22,15 @@ letter axis
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-__all__ = ["Metrics", "Params", "RankBatch", "Ranking", "Task", "TokenBatch"]
+__all__ = [
+    "Metrics",
+    "Params",
+    "RankBatch",
+    "Ranking",
+    "Task",
+    "TokenBatch",
+    "TokenGroups",
+]
 
 Params = Any
 """A pytree of arrays that training changes."""
@@ -48,6 +56,18 @@ class TokenBatch(NamedTuple):
     type_ids: Array | None = None
 
 
+class TokenGroups(NamedTuple):
+    """The texts of a batch sorted by length into groups, each padded to its own length.
+
+    Attributes:
+      groups: each ``[rows, T]`` with a ``T`` of its own; equal rows in every group.
+      position: int32 ``[B, L]`` row of each text in the groups put one after another.
+    """
+
+    groups: tuple[TokenBatch, ...]
+    position: Array
+
+
 class RankBatch(NamedTuple):
     """Queries, each with a list of documents to be told apart.
 
@@ -57,7 +77,8 @@ class RankBatch(NamedTuple):
 
     Attributes:
       query: ``[B, T]`` tokens of the queries, or None (see above).
-      doc: ``[B, L, T]`` tokens of the documents, or of the pairs.
+      doc: ``[B, L, T]`` tokens of the documents, or of the pairs; or the pairs in
+        groups of like length.
       labels: float32 ``[B, L]`` graded relevance, 0 for not relevant.  The first item
         of a list is a positive.
       where: bool ``[B, L]``, false at padding.
@@ -71,7 +92,7 @@ class RankBatch(NamedTuple):
     """
 
     query: TokenBatch | None
-    doc: TokenBatch
+    doc: TokenBatch | TokenGroups
     labels: Array
     where: Array
     teacher_scores: Array | None = None

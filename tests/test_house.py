@@ -16,21 +16,21 @@ FILES = sorted(
     for path in PACKAGE.rglob("*.py")
     if path.relative_to(PACKAGE).parts[0] not in ("benchmarks", "gin")
 )
-FAMILIES = {"dense", "rank", "hyper", "pq", "sparse"}
+FAMILIES = {"dense", "lm", "rank", "hyper", "pq", "sparse"}
 
 # Lowest first: a file imports from its own layer and from lower ones only.
 LAYERS = [
     {"__init__", "errors", "files", "progress", "types"},
-    {"numerics", "text", "text_backends", "data", "manifest"},
-    {"topk", "losses", "mesh"},
+    {"numerics", "text", "text_backends", "pairs", "data", "manifest"},
+    {"topk", "losses", "mesh", "bucketing"},
     {"nn"},
     FAMILIES,
     {"families"},
     {"checkpoints", "train"},
     {
         "bm25", "encode", "evaluate", "fit", "fuse", "index", "label", "mine",
-        "measures", "plots", "report", "rerank", "search", "significance", "style",
-        "tables", "validate",
+        "measures", "plots", "pretrain", "report", "rerank", "reranker", "scorers",
+        "search", "significance", "style", "tables", "validate",
     },
     {"export"},
     {"serve"},
@@ -40,7 +40,8 @@ RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 
 # The host side: data workers import these, and they must stay light.
 HOST_ROOMS = {
-    "errors", "files", "progress", "types", "text", "text_backends", "data", "manifest",
+    "errors", "files", "progress", "types", "text", "text_backends", "pairs", "data",
+    "manifest",
 }  # fmt: skip
 
 
