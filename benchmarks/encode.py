@@ -22,9 +22,10 @@ import jax
 import numpy as np
 from timing import alone, compare, versions
 
+from jaxir.bucketing import Batch, plan_batches
 from jaxir.checkpoints.model_dir import load_model
 from jaxir.checkpoints.weights import resolve
-from jaxir.encode import Batch, TextEncoder, encode_texts, plan_batches
+from jaxir.encode import TextEncoder, encode_texts
 from jaxir.errors import InputError
 from jaxir.mesh import cpu_cores
 

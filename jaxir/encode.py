@@ -1,12 +1,9 @@
 """Texts to vectors: a whole collection into memory-mapped shards, or a few texts.
 
-Texts are sorted by length and packed into batches of about as many tokens each, in a
-fixed set of ``(rows, length)`` shapes, so that a model is compiled once for each shape
-and little is computed for padding.  The next batch is under way on the device before
-the previous one is fetched; tokenizing runs beside both.
+Batches are those of :mod:`jaxir.bucketing`; while the devices encode a shard, the next
+one is tokenized.
 """
 
-import collections
 import json
 import os
 import shutil
@@ -20,95 +17,28 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxir.bucketing import Batch, default_batch_tokens, run_batches, start_batch
 from jaxir.checkpoints.model_dir import Model
 from jaxir.data.collection import Collection
 from jaxir.errors import InputError
 from jaxir.families import family
 from jaxir.files import atomic_file
-from jaxir.mesh import cpu_cores, make_mesh, num_shards, put_batch, replicated
+from jaxir.mesh import make_mesh, num_shards, replicated
 from jaxir.progress import progress_bar, say
-from jaxir.text import bucket_lengths, bucket_of, pad_batch
+from jaxir.text import bucket_lengths
+from jaxir.types import TokenBatch
 
 __all__ = [
-    "BATCH_TOKENS",
     "EncodedCorpus",
     "TextEncoder",
-    "default_batch_tokens",
     "encode_corpus",
     "encode_texts",
-    "plan_batches",
 ]
-
-BATCH_TOKENS = 1024
-"""Tokens of a batch where nobody says: two CPU cores work within their caches."""
 
 SHARD_ROWS = 4_096
 """Documents of a shard: what an interrupted run may lose."""
 
 Side = Literal["query", "doc"]
-
-
-class Batch(NamedTuple):
-    """Which texts form a batch, and its shape.
-
-    Attributes:
-      rows: positions of the texts.
-      shape: ``(rows, length)`` of the padded batch.
-    """
-
-    rows: np.ndarray
-    shape: tuple[int, int]
-
-
-def default_batch_tokens() -> int:
-    """Tokens of a batch: 512 for each CPU core, 32 768 for each accelerator.
-
-    A CPU core is fastest while a layer's activations stay in its cache (a third faster
-    than with 4096 tokens, MiniLM on two cores); an accelerator wants long products.
-    """
-    if jax.default_backend() != "cpu":
-        return 32_768 * jax.local_device_count()
-    return BATCH_TOKENS // 2 * cpu_cores()
-
-
-def plan_batches(
-    lengths: np.ndarray,
-    max_length: int,
-    *,
-    batch_tokens: int = BATCH_TOKENS,
-    multiple: int = 1,
-    fill: bool = True,
-) -> list[Batch]:
-    """Packs texts into batches of fixed shapes, longest texts first.
-
-    Args:
-      lengths: tokens of each text, none above ``max_length``.
-      max_length: the longest bucket; see ``text.bucket_lengths``.
-      batch_tokens: rows times length of a batch, at most (but for one row a device).
-      multiple: rows are a multiple of this, the number of devices.
-      fill: every batch of a length has the same rows, the last one padded; otherwise
-        the last one may take a quarter, a sixteenth, … of them, for few texts.
-
-    Example::
-
-      >>> [batch.shape for batch in plan_batches(np.array([3, 60, 9]), 64,
-      ...                                        batch_tokens=64)]
-      [(1, 64), (4, 16)]
-    """
-    buckets = bucket_lengths(max_length)
-    order = np.argsort(-lengths, kind="stable")
-    batches, start = [], 0
-    while start < len(order):
-        length = bucket_of(int(lengths[order[start]]), buckets)
-        rows = max(batch_tokens // length // multiple, 1) * multiple
-        left = len(order) - start
-        while (
-            not fill and rows // 4 >= max(left, multiple) and rows // 4 % multiple == 0
-        ):
-            rows //= 4
-        batches.append(Batch(order[start : start + rows], (rows, length)))
-        start += rows
-    return batches
 
 
 @lru_cache(maxsize=32)
@@ -126,7 +56,7 @@ class TextEncoder:
       model: from ``load_model``.
       side: ``"query"`` or ``"doc"``.
       mesh: devices that share each batch; by default all devices of this process.
-      batch_tokens: tokens of a batch; None for :func:`default_batch_tokens`.
+      batch_tokens: tokens of a batch; None for ``default_batch_tokens()``.
       max_length: cuts texts shorter than the model's own limit.
 
     Raises:
@@ -166,33 +96,21 @@ class TextEncoder:
 
     def start(self, ids: Sequence[np.ndarray], batch: Batch) -> jax.Array:
         """Enqueues a batch; the result ``[rows, ...]`` is fetched by ``np.asarray``."""
-        tokens = pad_batch(
-            [ids[row] for row in batch.rows],
-            length=batch.shape[1],
-            pad_id=self.tokenizer.pad_id,
-            rows=batch.shape[0],
+        return start_batch(
+            self._compute, ids, batch, pad_id=self.tokenizer.pad_id, mesh=self.mesh
         )
-        return self._encode(self._params, put_batch(tokens, self.mesh))
 
     def encode_ids(
         self, ids: Sequence[np.ndarray], *, fill: bool = False
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Positions and vectors of each batch in turn; see :func:`plan_batches`."""
-        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-        plan = plan_batches(
-            lengths,
-            self.max_length,
-            batch_tokens=self.batch_tokens,
-            multiple=num_shards(self.mesh),
-            fill=fill,
-        )
-        under_way: collections.deque[tuple[Batch, jax.Array]] = collections.deque()
-        for batch in plan:
-            under_way.append((batch, self.start(ids, batch)))
-            if len(under_way) > 2:
-                yield _fetch(*under_way.popleft())
-        while under_way:
-            yield _fetch(*under_way.popleft())
+        """Positions and vectors of each batch; see ``bucketing.run_batches``."""
+        return run_batches(
+            self._compute, ids, max_length=self.max_length, mesh=self.mesh,
+            pad_id=self.tokenizer.pad_id, batch_tokens=self.batch_tokens, fill=fill,
+        )  # fmt: skip
+
+    def _compute(self, tokens: TokenBatch) -> jax.Array:
+        return self._encode(self._params, tokens)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors ``[len(texts), E]`` of texts, in their order."""
@@ -207,11 +125,6 @@ class TextEncoder:
             empty = self.start([], Batch(np.zeros(0, np.int64), shape))
             return np.zeros((0, *empty.shape[1:]), empty.dtype)
         return out
-
-
-def _fetch(batch: Batch, vectors: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    # Only now does the host wait, with later batches already on the device.
-    return batch.rows, np.asarray(vectors)[: len(batch.rows)]
 
 
 def encode_texts(
@@ -270,7 +183,7 @@ def encode_corpus(
       model: from ``load_model``.
       collection: from ``open_collection``.
       directory: for the shards: new, empty, or from an earlier call.
-      batch_tokens: tokens of a batch; None for :func:`default_batch_tokens`.
+      batch_tokens: tokens of a batch; None for ``default_batch_tokens()``.
       shard_rows: documents of a shard.
       max_length: cuts documents shorter than the model's own limit.
       dtype: of the stored vectors.

@@ -8,7 +8,7 @@ import pytest
 
 from jaxir import encode
 from jaxir.data.collection import open_collection
-from jaxir.encode import TextEncoder, encode_corpus, encode_texts, plan_batches
+from jaxir.encode import TextEncoder, encode_corpus, encode_texts
 from jaxir.errors import InputError
 from jaxir.mesh import make_mesh
 
@@ -28,39 +28,6 @@ def one_by_one(model, texts, side):
     return np.concatenate(
         [encode_texts(model, [text], side=side, mesh=mesh) for text in texts]
     )
-
-
-@pytest.mark.parametrize("fill", [True, False])
-@pytest.mark.parametrize("multiple", [1, 3, 8])
-@pytest.mark.parametrize("count", [0, 1, 5, 1000])
-def test_plan_covers_every_text_once(fill, multiple, count):
-    lengths = np.random.default_rng(count).integers(2, 65, size=count)
-    options = {"batch_tokens": 512, "multiple": multiple, "fill": fill}
-    plan = plan_batches(lengths, 64, **options)
-    rows = np.concatenate([batch.rows for batch in plan] or [np.zeros(0, int)])
-    assert sorted(rows) == list(range(count))
-    for batch in plan:
-        height, width = batch.shape
-        assert len(batch.rows) <= height
-        assert lengths[batch.rows].max() <= width
-        assert height % multiple == 0
-        assert height * width <= max(512, multiple * width)
-
-
-def test_plan_has_few_shapes_and_little_padding():
-    lengths = np.random.default_rng(0).integers(10, 257, size=20_000)
-    plan = plan_batches(lengths, 256)
-    assert len({batch.shape for batch in plan}) <= 12
-    assert sum(np.prod(batch.shape) for batch in plan) < 1.1 * lengths.sum()
-
-
-def test_few_texts_are_not_padded_to_a_whole_batch():
-    (batch,) = plan_batches(np.array([9, 5]), 64, batch_tokens=4096, fill=False)
-    assert batch.shape == (4, 16)
-
-
-def test_default_batch_grows_with_the_machine():
-    assert encode.default_batch_tokens() % 512 == 0
 
 
 @pytest.mark.parametrize("side", ["query", "doc"])

@@ -1,0 +1,181 @@
+"""Texts of mixed length through a compiled function, in batches of fixed shapes.
+
+Texts are sorted by length and packed into batches of about as many tokens each, in a
+fixed set of ``(rows, length)`` shapes, so that a model is compiled once for each shape
+and little is computed for padding.  The next batches are under way on the devices
+before the host fetches the previous one.
+"""
+
+import collections
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxir.mesh import cpu_cores, num_shards, put_batch
+from jaxir.text import bucket_lengths, bucket_of, pad_batch
+from jaxir.types import TokenBatch
+
+__all__ = [
+    "BATCH_TOKENS",
+    "Batch",
+    "default_batch_tokens",
+    "plan_batches",
+    "run_batches",
+    "start_batch",
+]
+
+BATCH_TOKENS = 1024
+"""Tokens of a batch where nobody says: two CPU cores work within their caches."""
+
+
+class Batch(NamedTuple):
+    """Which texts form a batch, and its shape.
+
+    Attributes:
+      rows: positions of the texts.
+      shape: ``(rows, length)`` of the padded batch.
+    """
+
+    rows: np.ndarray
+    shape: tuple[int, int]
+
+
+def default_batch_tokens() -> int:
+    """Tokens of a batch: 512 for each CPU core, 32 768 for each accelerator.
+
+    A CPU core is fastest while a layer's activations stay in its cache (a third faster
+    than with 4096 tokens, MiniLM on two cores); an accelerator wants long products.
+    """
+    if jax.default_backend() != "cpu":
+        return 32_768 * jax.local_device_count()
+    return BATCH_TOKENS // 2 * cpu_cores()
+
+
+def plan_batches(
+    lengths: np.ndarray,
+    max_length: int,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    multiple: int = 1,
+    fill: bool = True,
+) -> list[Batch]:
+    """Packs texts into batches of fixed shapes, longest texts first.
+
+    Args:
+      lengths: tokens of each text, none above ``max_length``.
+      max_length: the longest bucket; see ``text.bucket_lengths``.
+      batch_tokens: rows times length of a batch, at most (but for one row a device).
+      multiple: rows are a multiple of this, the number of devices.
+      fill: every batch of a length has the same rows, the last one padded; otherwise
+        the last one may take a quarter, a sixteenth, … of them, for few texts.
+
+    Example::
+
+      >>> [batch.shape for batch in plan_batches(np.array([3, 60, 9]), 64,
+      ...                                        batch_tokens=64)]
+      [(1, 64), (4, 16)]
+    """
+    buckets = bucket_lengths(max_length)
+    order = np.argsort(-lengths, kind="stable")
+    batches, start = [], 0
+    while start < len(order):
+        length = bucket_of(int(lengths[order[start]]), buckets)
+        rows = max(batch_tokens // length // multiple, 1) * multiple
+        left = len(order) - start
+        while (
+            not fill and rows // 4 >= max(left, multiple) and rows // 4 % multiple == 0
+        ):
+            rows //= 4
+        batches.append(Batch(order[start : start + rows], (rows, length)))
+        start += rows
+    return batches
+
+
+def start_batch(
+    compute: Callable[[TokenBatch], jax.Array],
+    ids: Sequence[np.ndarray],
+    batch: Batch,
+    *,
+    pad_id: int,
+    mesh: Mesh,
+    boundaries: np.ndarray | None = None,
+) -> jax.Array:
+    """Enqueues a batch; the result ``[rows, ...]`` is fetched by ``np.asarray``.
+
+    Args:
+      compute: of the padded texts, on the devices.
+      ids: token ids of all texts, of which the batch names some.
+      batch: from :func:`plan_batches`.
+      pad_id: what stands at padding.
+      mesh: devices that share the rows.
+      boundaries: where segment 1 of each text begins; None for one segment.
+    """
+    tokens = pad_batch(
+        [ids[row] for row in batch.rows],
+        length=batch.shape[1],
+        pad_id=pad_id,
+        rows=batch.shape[0],
+        type_boundaries=None if boundaries is None else boundaries[batch.rows],
+    )
+    return compute(put_batch(tokens, mesh))
+
+
+def run_batches(
+    compute: Callable[[TokenBatch], jax.Array],
+    ids: Sequence[np.ndarray],
+    *,
+    max_length: int,
+    pad_id: int,
+    mesh: Mesh,
+    batch_tokens: int,
+    fill: bool = False,
+    boundaries: np.ndarray | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields ``(rows, results)`` of each batch, two others being under way.
+
+    Args:
+      compute: of the padded texts ``[rows, length]``, on the devices; compiled once for
+        each shape.
+      ids: token ids of each text.
+      max_length: no text is longer; see :func:`plan_batches`.
+      pad_id: what stands at padding.
+      mesh: devices that share each batch.
+      batch_tokens: tokens of a batch, padding included.
+      fill: see :func:`plan_batches`.
+      boundaries: where segment 1 of each text begins; None for one segment.
+
+    Example::
+
+      >>> from jaxir.mesh import make_mesh
+      >>> ids = [np.array([7, 8, 9]), np.array([5])]
+      >>> for rows, sums in run_batches(
+      ...     lambda tokens: tokens.ids.sum(axis=1), ids,
+      ...     max_length=16, pad_id=0, mesh=make_mesh(1), batch_tokens=32):
+      ...     print(rows.tolist(), sums.tolist())
+      [0, 1] [24, 5]
+    """
+    plan = plan_batches(
+        np.fromiter(map(len, ids), np.int64, len(ids)),
+        max_length,
+        batch_tokens=batch_tokens,
+        multiple=num_shards(mesh),
+        fill=fill,
+    )
+    under_way: collections.deque[tuple[Batch, jax.Array]] = collections.deque()
+    for batch in plan:
+        started = start_batch(
+            compute, ids, batch, pad_id=pad_id, mesh=mesh, boundaries=boundaries
+        )
+        under_way.append((batch, started))
+        if len(under_way) > 2:
+            yield _fetch(*under_way.popleft())
+    while under_way:
+        yield _fetch(*under_way.popleft())
+
+
+def _fetch(batch: Batch, results: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    # Only now does the host wait, with later batches already on the device.
+    return batch.rows, np.asarray(results)[: len(batch.rows)]
