@@ -77,6 +77,24 @@ class Tokenizer:
     def __repr__(self) -> str:
         return f"Tokenizer({self.name!r}, vocab_size={self.vocab_size})"
 
+    @property
+    def frame(self) -> Frame:
+        """The special tokens around a text that stands alone."""
+        return self._backend.single
+
+    @property
+    def pair_frame(self) -> Frame:
+        """The special tokens around and between two texts."""
+        return self._backend.pair
+
+    def pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids without special tokens, whole; int32 arrays, one a text."""
+        found: list[np.ndarray] = []
+        for start in range(0, len(texts), _CHUNK):
+            chunk = self._backend.pieces(list(texts[start : start + _CHUNK]))
+            found += [np.array(ids, np.int32) for ids in chunk]
+        return found
+
     def encode(
         self,
         texts: Sequence[str],
