@@ -121,9 +121,7 @@ class PairFormat:
         found = self.tokenizer.pieces(filled)
         return [found[place[text]] for text in texts]
 
-    def join(
-        self, query_ids: np.ndarray, doc_ids: np.ndarray, max_length: int
-    ) -> Pair:
+    def join(self, query_ids: np.ndarray, doc_ids: np.ndarray, max_length: int) -> Pair:
         """One sequence of two parts.
 
         The document part is cut to what the query leaves.  Only a query part that alone
@@ -229,10 +227,11 @@ def pair_format(
                 "eos", "False for texts in segments", "True",
                 "give a template, or leave it on",
             )  # fmt: skip
-        prefix, middle, suffix, typed = tokenizer.pair_frame
+        pair = tokenizer.pair_frame
         return PairFormat(
-            tokenizer, query_template="{text}", doc_template="{text}", prefix=prefix,
-            middle=middle, suffix=suffix, typed=typed,
+            tokenizer, query_template="{text}", doc_template="{text}",
+            prefix=pair.prefix, middle=pair.middle, suffix=pair.suffix,
+            typed=pair.typed,
         )  # fmt: skip
     before, between, after = _literals(template)
     gaps, ends = _white(between), _white(after)

@@ -147,6 +147,20 @@ def test_many_texts_keep_their_order(tiny):
     assert [ids[3] - 5 for ids in pairs.ids] == got
 
 
+def test_pieces_stand_inside_the_frame(tiny):
+    tokenizer = load_tokenizer(tiny)
+    texts = ["a b", "", "c a a"] * 700
+    frame = tokenizer.frame
+    for pieces, ids in zip(
+        tokenizer.pieces(texts), tokenizer.encode(texts, 9), strict=True
+    ):
+        assert [*frame.prefix, *pieces.tolist(), *frame.suffix] == ids.tolist()
+        assert pieces.dtype == np.int32
+    assert tokenizer.pair_frame[:3] == ([2], [3], [3])
+    assert tokenizer.pair_frame.typed
+    assert tokenizer.pieces([]) == []
+
+
 def test_tokens_ids_and_text(tiny):
     tokenizer = load_tokenizer(tiny)
     assert tokenizer.token_to_id("##b") == 9
