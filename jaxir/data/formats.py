@@ -243,19 +243,8 @@ def read_qrels(path: Path) -> Qrels:
     return qrels
 
 
-def read_run(path: Path) -> Run:
-    """Results of a file, each query's documents by falling score.
-
-    TREC's six columns ``query Q0 doc rank score tag`` (the tag may contain spaces; the
-    rank column is not used, as in trec_eval), or MS MARCO's three columns
-    ``query<TAB>doc<TAB>rank`` with score ``-rank``.  Equal scores keep the order of
-    the file.
-
-    Raises:
-      InputError: another number of columns, a rank or score that is not a number, a
-        score that is not finite, or a document twice for a query.
-    """
-    run: Run = {}
+def run_lines(path: Path) -> Iterator[tuple[int, str, str, float]]:
+    """Yields ``(line, query, document, score)``; see :func:`read_run`."""
     short = None
     for number, line in numbered_lines(path):
         where = f"{path}:{number}"
@@ -288,10 +277,27 @@ def read_run(path: Path) -> Run:
                 where, f"score {value!r}", "a finite number",
                 "run the search again or remove the line",
             )  # fmt: skip
+        yield number, query_id, doc_id, score
+
+
+def read_run(path: Path) -> Run:
+    """Results of a file, each query's documents by falling score.
+
+    TREC's six columns ``query Q0 doc rank score tag`` (the tag may contain spaces; the
+    rank column is not used, as in trec_eval), or MS MARCO's three columns
+    ``query<TAB>doc<TAB>rank`` with score ``-rank``.  Equal scores keep the order of
+    the file.
+
+    Raises:
+      InputError: another number of columns, a rank or score that is not a number, a
+        score that is not finite, or a document twice for a query.
+    """
+    run: Run = {}
+    for number, query_id, doc_id, score in run_lines(path):
         results = run.setdefault(query_id, {})
         if doc_id in results:
             raise InputError(
-                where, f"document {doc_id!r} again for query {query_id!r}",
+                f"{path}:{number}", f"document {doc_id!r} again for query {query_id!r}",
                 "each document once", "remove one line",
             )  # fmt: skip
         results[doc_id] = score
