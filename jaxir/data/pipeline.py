@@ -23,19 +23,29 @@ from typing import Any
 
 import numpy as np
 
-from jaxir.data.batch_texts import STRATEGIES, few_lengths, open_texts
+from jaxir.data.batch_texts import (
+    SeparateTexts,
+    few_lengths,
+    known_positives,
+    store_texts,
+)
 from jaxir.data.collection import Collection
+from jaxir.data.epochs import choose_items, plan_epoch
 from jaxir.data.lists import TrainingList, read_lists
+from jaxir.data.pair_texts import JointTexts
 from jaxir.data.table import ListTable, build_table, find_positives
 from jaxir.data.tfds_lists import is_prepared, open_lists
 from jaxir.errors import InputError
+from jaxir.pairs import pair_format
 from jaxir.text import Templates, Tokenizer
 from jaxir.types import RankBatch
 
-__all__ = ["Batches", "PipelineConfig", "make_batches", "plan_epoch"]
+__all__ = ["Batches", "PipelineConfig", "make_batches"]
 
 STATE_VERSION = 1
 _ENDLESS = 2**62  # batches; Grain wants a length
+_ENCODINGS = ("separate", "joint", "template")
+_SAMPLES = 256  # batches whose lengths are looked at before groups are planned
 
 
 @dataclass(frozen=True)
@@ -52,9 +62,14 @@ class PipelineConfig:
       seed: of the order and the choices.
       encode: ``"separate"`` texts for bi-encoders; ``"joint"``, both as two segments
         of one text, for BERT cross-encoders; or ``"template"``, both as one text by
-        ``templates.pair``, for T5 cross-encoders.
+        ``templates.pair``, for T5 cross-encoders (see :mod:`jaxir.pairs`).
       templates: what stands around the texts.
-      window: batches that are sorted by length together.
+      eos: whether the text of a template ends with the tokenizer's closing token.
+      pair_groups: into how many groups of like length, each padded to its own, the
+        pairs of a batch are sorted; one keeps lists together.  Only for joint texts;
+        a divisor of ``batch_size * list_size`` over the number of processes.
+      window: batches that are sorted by length together; of no effect with groups,
+        which want every batch to have texts of all lengths.
       query_buckets: number of lengths that queries are padded to.
       doc_buckets: number of lengths that documents are padded to.
       prefetch: batches made ahead of their use, by a thread.
@@ -67,6 +82,8 @@ class PipelineConfig:
     seed: int = 0
     encode: str = "separate"
     templates: Templates = field(default_factory=Templates)
+    eos: bool = True
+    pair_groups: int = 1
     window: int = 64
     query_buckets: int = 2
     doc_buckets: int = 4
@@ -75,45 +92,25 @@ class PipelineConfig:
     def __post_init__(self) -> None:
         for name in (
             "batch_size", "list_size", "query_length", "doc_length", "window",
-            "query_buckets", "doc_buckets", "prefetch",
+            "query_buckets", "doc_buckets", "prefetch", "pair_groups",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise InputError(name, str(getattr(self, name)), "at least 1")
         if self.seed < 0:
             raise InputError("seed", str(self.seed), "at least 0")
-        if self.encode not in STRATEGIES:
-            known = ", ".join(repr(name) for name in STRATEGIES)
+        if self.encode not in _ENCODINGS:
+            known = ", ".join(repr(name) for name in _ENCODINGS)
             raise InputError("encode", repr(self.encode), f"one of {known}")
-
-
-def plan_epoch(
-    lengths: np.ndarray, *, batch_size: int, window: int, seed: int, epoch: int
-) -> np.ndarray:
-    """Which lists make which batch of an epoch.
-
-    Args:
-      lengths: ``[lists]``, by which batches shall be alike.
-      batch_size: lists of a batch.
-      window: batches that are sorted together.
-      seed: with ``epoch``, of the order.
-      epoch: number of the epoch.
-
-    Returns:
-      int64 ``[lists // batch_size, batch_size]``, no list twice.
-
-    Example::
-
-      >>> plan_epoch(np.array([9, 1, 8, 2]), batch_size=2, window=2, seed=0, epoch=0)
-      array([[2, 0],
-             [1, 3]])
-    """
-    random = np.random.default_rng([seed, epoch])
-    count = len(lengths) // batch_size
-    order = random.permutation(len(lengths))[: count * batch_size]
-    # within a window by length; windows keep their places: one stable sort of pairs
-    windows = np.arange(len(order)) // (window * batch_size)
-    order = order[np.lexsort((lengths[order], windows))]
-    return order.reshape(count, batch_size)[random.permutation(count)]
+        if self.encode == "separate" and self.pair_groups > 1:
+            raise InputError(
+                "pair_groups", f"{self.pair_groups} for separate texts", "1",
+                "groups are for joint texts: set encode",
+            )  # fmt: skip
+        if self.encode != "template" and not self.eos:
+            raise InputError(
+                "eos", f"False for {self.encode} texts", "True",
+                "only the text of a template can do without",
+            )  # fmt: skip
 
 
 class Batches(Iterator[RankBatch]):
@@ -122,8 +119,9 @@ class Batches(Iterator[RankBatch]):
     Attributes:
       config: how the batches are made.
       steps_per_epoch: batches of an epoch.
-      shapes: every pair of query and document length that a batch may have; the query
-        length is 0 for joint texts.
+      cut_docs: pairs so far of which the end of the document was cut, over all
+        processes; batches made ahead count already.  0 for separate texts.
+      cut_queries: the same for queries.
     """
 
     def __init__(
@@ -153,35 +151,40 @@ class Batches(Iterator[RankBatch]):
         self._table = table
         share = config.batch_size // process_count
         self._own = slice(process_index * share, (process_index + 1) * share)
-        self._strategy = STRATEGIES[config.encode]
+        pairs = config.batch_size * config.list_size
+        if config.pair_groups > 1 and pairs % (config.pair_groups * process_count):
+            raise InputError(
+                "pair_groups", f"{config.pair_groups} for {config.batch_size} lists of "
+                f"{config.list_size} over {process_count} processes",
+                f"a divisor of {pairs} pairs on every process",
+                "choose another number of groups",
+            )  # fmt: skip
         self._positives = find_positives(table, collection, split)
         named = np.concatenate([table.doc_rows, self._positives.doc_rows])
-        # in a joint text only the document gives way
-        apart = config.encode == "separate"
-        query_length = config.query_length if apart else config.doc_length
-        self._texts = open_texts(
-            collection, split, tokenizer, config.templates,
+        self._texts = _open_texts(
+            collection, split, tokenizer, config,
             query_rows=np.unique(table.query_rows), doc_rows=np.unique(named),
-            query_buckets=few_lengths(query_length, config.query_buckets),
-            doc_buckets=few_lengths(config.doc_length, config.doc_buckets),
         )  # fmt: skip
-        docs = self._texts.docs
-        lengths = docs.lengths[docs.places(table.doc_rows)]
-        self._lengths = np.maximum.reduceat(lengths, table.bounds[:-1])
+        self._lengths = self._texts.list_lengths(table)
+        self.cut_docs = self.cut_queries = 0
         parts = [table.fingerprint, collection.docs.fingerprint, tokenizer.fingerprint]
         # how far ahead the thread works changes no batch
         made_of = "\0".join([*parts, repr(replace(config, prefetch=1))])
         self._fingerprint = hashlib.sha256(made_of.encode()).hexdigest()
         self._lock = threading.Lock()
         self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
+        if isinstance(self._texts, JointTexts) and config.pair_groups > 1:
+            self._choose_groups(self._texts)
         self._iterator = self._stream()
 
     @property
-    def shapes(self) -> list[tuple[int, int]]:
-        """Every (query length, document length) that a batch may have."""
-        texts = self._texts
-        queries = texts.query_buckets if self.config.encode == "separate" else (0,)
-        return [(query, doc) for query in queries for doc in texts.doc_buckets]
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The lengths that a batch may have, each a model compiled.
+
+        ``(query length, document length)``; for joint texts ``(0, pair length)``, and
+        with groups ``(0, width of the first group, of the second, ...)``.
+        """
+        return self._texts.shapes
 
     def _stream(self) -> Any:
         import grain
@@ -236,9 +239,32 @@ class Batches(Iterator[RankBatch]):
     def _make_plan(self, epoch: int) -> np.ndarray:
         config = self.config
         return plan_epoch(
-            self._lengths, batch_size=config.batch_size, window=config.window,
-            seed=config.seed, epoch=epoch,
+            self._lengths, batch_size=config.batch_size, seed=config.seed, epoch=epoch,
+            window=config.window if config.pair_groups == 1 else 1,
         )  # fmt: skip
+
+    def _rows(
+        self, lists: np.ndarray, epoch: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``[batch, list]`` items of the table, rows of documents, and their places."""
+        items = choose_items(
+            self._table,
+            lists,
+            self.config.list_size,
+            seed=self.config.seed,
+            epoch=epoch,
+        )
+        rows = np.where(items >= 0, self._table.doc_rows[items], -1)
+        return items, rows, self._texts.docs.places(rows)
+
+    def _choose_groups(self, texts: JointTexts) -> None:
+        """Looks at the lengths of the first epoch's batches; no text is touched."""
+        samples = []
+        for lists in self._plan(0)[:_SAMPLES]:
+            items, _, places = self._rows(lists, 0)
+            lengths = texts.lengths(self._table.query_rows[lists], places, items >= 0)
+            samples.append(lengths.ravel())
+        texts.choose_plans(np.stack(samples), int(self._lengths.max()))
 
     def batch(self, position: int) -> RankBatch:
         """Batch number ``position`` of the stream, this process' rows of it."""
@@ -246,17 +272,17 @@ class Batches(Iterator[RankBatch]):
         with self._lock:
             lists = self._plan(epoch)[number]
         # [batch, list] of the global batch: cheap, and shapes must agree everywhere
-        items = self._items(lists, epoch)
+        items, rows, places = self._rows(lists, epoch)
         where = items >= 0
-        rows = np.where(where, self._table.doc_rows[items], -1)
-        places = self._texts.docs.places(rows)
         own, table = self._own, self._table
         labels = np.where(where, table.labels[items], 0)[own].astype(np.float32)
         scores = None
         if table.scores is not None:
             scores = np.where(where, table.scores[items], 0)[own].astype(np.float32)
         query_rows = table.query_rows[lists]
-        known = self._known_positive(query_rows[own], places, where)
+        known = known_positives(
+            self._positives, self._texts.docs, query_rows[own], places, where
+        )
         kept = where[own]
         if scores is None:
             # a negative that answers the query after all: neither right nor wrong
@@ -264,7 +290,11 @@ class Batches(Iterator[RankBatch]):
             index = start + np.arange(kept.size).reshape(kept.shape)
             inside = np.take_along_axis(known, index, axis=1)
             kept = kept & ~(inside & (labels <= 0))
-        query, doc = self._strategy(self._texts, query_rows, places, where, own)
+        cut_docs, cut_queries = self._texts.cuts(query_rows, places, where)
+        with self._lock:
+            self.cut_docs += cut_docs
+            self.cut_queries += cut_queries
+        query, doc = self._texts.tokens(query_rows, places, where, own)
         return RankBatch(
             query=query,
             doc=doc,
@@ -276,45 +306,47 @@ class Batches(Iterator[RankBatch]):
             known_positive=known if query is not None else None,
         )
 
-    def _items(self, lists: np.ndarray, epoch: int) -> np.ndarray:
-        """int64 ``[batch, list_size]`` places in the table's items, -1 at padding."""
-        size = self.config.list_size
-        starts, ends = self._table.bounds[lists], self._table.bounds[lists + 1]
-        items = starts[:, None] + np.arange(size)[None, :]
-        items = np.where(items < ends[:, None], items, -1)
-        for i in np.flatnonzero(ends - starts > size).tolist():
-            random = np.random.default_rng([self.config.seed, epoch, int(lists[i]), 1])
-            rest = random.permutation(int(ends[i] - starts[i]) - 1)[: size - 1]
-            items[i, 1:] = starts[i] + 1 + np.sort(rest)
-        return items
 
-    def _known_positive(
-        self, query_rows: np.ndarray, places: np.ndarray, where: np.ndarray
-    ) -> np.ndarray:
-        """bool ``[own queries, batch * list]``: which documents answer which query.
-
-        Documents are compared by their tokens, so that one that stands twice in the
-        collection is a positive in both its rows.
-        """
-        flat = self._texts.docs.content(places.ravel())
-        distinct, inverse = np.unique(flat, return_inverse=True)
-        groups = self._positives.groups[query_rows]
-        starts, ends = (
-            self._positives.bounds[groups],
-            self._positives.bounds[groups + 1],
+def _open_texts(
+    collection: Collection,
+    split: str | None,
+    tokenizer: Tokenizer,
+    config: PipelineConfig,
+    *,
+    query_rows: np.ndarray,
+    doc_rows: np.ndarray,
+) -> SeparateTexts | JointTexts:
+    """Tokenizes, or finds already tokenized, the texts that training will read."""
+    templates, doc_length = config.templates, config.doc_length
+    doc_buckets = few_lengths(doc_length, config.doc_buckets)
+    query_template, doc_template = templates.query, templates.doc
+    query_length = config.query_length
+    form = None
+    if config.encode != "separate":
+        pair = templates.pair if config.encode == "template" else None
+        form = pair_format(tokenizer, template=pair, eos=config.eos)
+        if pair is not None:
+            query_template, doc_template = form.query_template, form.doc_template
+        # a token more than fits, so that what is cut is known
+        around = len(tokenizer.frame.prefix) + len(tokenizer.frame.suffix)
+        query_length = doc_length = doc_length + around + 1
+    texts = list(collection.queries(split).values())
+    queries = store_texts(
+        query_rows, texts.__getitem__, tokenizer, template=query_template,
+        length=query_length, content="\0".join(texts), label="queries",
+    )  # fmt: skip
+    docs = store_texts(
+        doc_rows, collection.docs.text, tokenizer, template=doc_template,
+        length=doc_length, content=collection.docs.fingerprint, label="documents",
+    )  # fmt: skip
+    if form is not None:
+        return JointTexts(
+            queries, docs, form, buckets=doc_buckets, groups=config.pair_groups
         )
-        rows = [
-            self._positives.doc_rows[a:b] for a, b in zip(starts, ends, strict=True)
-        ]
-        content = self._texts.docs.content(
-            self._texts.docs.places(np.concatenate(rows))
-        )
-        owner = np.repeat(np.arange(len(query_rows)), ends - starts)
-        found = np.minimum(np.searchsorted(distinct, content), len(distinct) - 1)
-        hit = distinct[found] == content
-        table = np.zeros((len(query_rows), len(distinct)), bool)
-        table[owner[hit], found[hit]] = True
-        return table[:, inverse.ravel()] & where.ravel()[None, :]
+    return SeparateTexts(
+        queries, docs, pad_id=tokenizer.pad_id, doc_buckets=doc_buckets,
+        query_buckets=few_lengths(query_length, config.query_buckets),
+    )  # fmt: skip
 
 
 def make_batches(

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxir.data.collection import open_collection
+from jaxir.data.epochs import plan_epoch
 from jaxir.data.lists import TrainingList, in_batch_lists, sample_lists, write_lists
-from jaxir.data.pipeline import PipelineConfig, make_batches, plan_epoch
+from jaxir.data.pipeline import PipelineConfig, make_batches
 from jaxir.data.tfds_lists import prepare_lists
 from jaxir.errors import InputError
 from jaxir.text import load_tokenizer
@@ -143,11 +144,15 @@ def test_plan_pads_little_and_epochs_differ():
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.1
 
 
-@pytest.mark.parametrize("encode", ["separate", "joint", "template"])
+@pytest.mark.parametrize("encode", ["separate", "joint", "template", "groups"])
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 11])
 def test_resumed_is_uninterrupted_over_an_epoch(folder, tokenizer, count, encode):
     collection = open_collection(folder)
-    config = replace(CONFIG, encode=encode, list_size=2)  # lists of 3: random choices
+    config = replace(CONFIG, list_size=2)  # lists of 3: random choices
+    if encode == "groups":
+        config = replace(config, encode="template", pair_groups=4)
+    else:
+        config = replace(config, encode=encode)
     lists = _lists(collection)
     whole = make_batches(lists, collection, tokenizer, config)
     assert whole.steps_per_epoch == 6
