@@ -19,7 +19,13 @@ from typing import Any
 from jaxir.errors import InputError
 from jaxir.files import resource_directory
 
-__all__ = ["configured", "operative_config", "parse_gin", "split_gin_flags"]
+__all__ = [
+    "configured",
+    "configured_run",
+    "operative_config",
+    "parse_gin",
+    "split_gin_flags",
+]
 
 _PLACE = re.compile(r'In file "([^"]*)", line (\d+)')
 _BAD_TOKEN = re.compile(r"Failed to parse token '([^']*)'")
@@ -238,6 +244,27 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
             raise
 
     return call
+
+
+def configured_run(default: Callable[..., Any]) -> Callable[..., Any]:
+    """What the parsed files run: the function their macro ``RUN`` names.
+
+    Args:
+      default: where no file says ``RUN = @module.function``.
+
+    Raises:
+      InputError: ``RUN`` is something else; when called, as :func:`configured`.
+    """
+    gin = _gin()
+
+    if ("RUN", "gin.macro") not in gin.config._CONFIG:
+        return configured(default)
+    # read as a macro, so that the operative config repeats it
+    with gin.config_scope("RUN"):
+        run = gin.config.macro()
+    if not callable(run):
+        raise InputError("--gin.RUN", repr(run), "a function, as in @fit.fit")
+    return configured(inspect.unwrap(run))
 
 
 def operative_config() -> str:

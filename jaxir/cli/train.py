@@ -3,7 +3,8 @@
   jaxir train --gin_file experiments/dense_medquad_small.gin \\
       --gin.COLLECTION="'data/medquad'" --model_dir runs/medquad
 
-Files are looked up as given and then in jaxir's own gin folder.  A run that was
+Files are looked up as given and then in jaxir's own gin folder.  Their macro RUN names
+what is done: fit.fit learns from lists, pretrain.pretrain from documents.  A run that was
 interrupted continues where it stopped when the same command is given again.
 """
 
@@ -48,17 +49,18 @@ def train_from_gin(
       command: how the run was started, for the model card.
 
     Returns:
-      The :class:`jaxir.fit.Fit` of the run.
+      The :class:`jaxir.fit.Fit` of the run: of the function that the macro ``RUN``
+      names, :func:`jaxir.fit.fit` where no file sets it.
 
     Raises:
       InputError: a file or a binding that gin refuses, or an input that cannot be used.
     """
-    from jaxir.cli.config import configured, operative_config, parse_gin
+    from jaxir.cli.config import configured_run, operative_config, parse_gin
 
     parse_gin(files, bindings, search_paths=search_paths or [])
     from jaxir import fit
 
-    return configured(fit.fit)(
+    return configured_run(fit.fit)(
         model_dir=model_dir, operative_config=operative_config, command=command
     )
 

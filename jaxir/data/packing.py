@@ -2,8 +2,8 @@
 
 Documents are tokenized once, without special tokens, and cut into chunks that fill a
 row; shorter chunks share a row.  Which chunks share one is decided once, by best fit;
-an epoch visits the rows in a random order of its own.  So everything about batch
-number ``n`` follows from the seed and ``n``: resuming costs nothing, and each of several
+an epoch visits the rows in a random order of its own.  So everything about batch number
+``n`` follows from the seed and ``n``: resuming costs nothing, and each of several
 processes makes its own rows of the same global batch without asking the others.
 """
 
@@ -245,6 +245,9 @@ def pack_rows(
 class RowBatches(Iterator[Any]):
     """An endless stream of batches of packed rows; the base of the two objectives.
 
+    The rows that do not fill the last batch of an epoch are left out of it (another
+    epoch, other rows); with ``every_row`` empty rows fill it up, and an epoch is all.
+
     Attributes:
       steps_per_epoch: batches of an epoch.
       fill: part of the input positions that hold a token, over all rows.
@@ -258,10 +261,11 @@ class RowBatches(Iterator[Any]):
         seed: int,
         fill: float,
         fingerprint: str,
+        every_row: bool = False,
         process_index: int = 0,
         process_count: int = 1,
     ) -> None:
-        if len(rows) < batch_size:
+        if len(rows) < batch_size and not every_row:
             raise InputError(
                 "batch_size", f"{batch_size} with {len(rows)} rows of text",
                 f"at most {len(rows)}", "choose a smaller batch or more documents",
@@ -271,6 +275,9 @@ class RowBatches(Iterator[Any]):
                 "batch_size", f"{batch_size} over {process_count} processes",
                 "a multiple of their number",
             )  # fmt: skip
+        if every_row:
+            empty = -len(rows) % batch_size
+            rows = [*rows, *[np.zeros(0, np.int64)] * empty]
         self.steps_per_epoch = len(rows) // batch_size
         self.fill = fill
         self._rows, self._batch_size, self._seed = rows, batch_size, seed
@@ -319,11 +326,7 @@ class RowBatches(Iterator[Any]):
         return random.permutation(len(self._rows))[:used].reshape(-1, self._batch_size)
 
     def batch(self, position: int) -> Any:
-        """Batch number ``position`` of the stream, this process' rows of it.
-
-        The rows that do not fill the last batch of an epoch are left out of it (another
-        epoch, other rows).
-        """
+        """Batch number ``position`` of the stream, this process' rows of it."""
         epoch, number = divmod(int(position), self.steps_per_epoch)
         with self._lock:
             chosen = self._plan(epoch)[number]

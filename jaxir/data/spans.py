@@ -233,7 +233,7 @@ class SpanBatch(NamedTuple):
 
     Attributes:
       inputs: ``[B, T]`` what the encoder reads, 0 at padding.
-      input_segments: ``[B, T]`` number of the text within its row, from 1; 0 at padding.
+      input_segments: ``[B, T]`` number of the text in its row, from 1; 0 at padding.
       targets: ``[B, S]`` what the decoder is to say.
       target_segments: ``[B, S]`` number of the text, as above.
     """
@@ -248,7 +248,7 @@ class SpanBatches(RowBatches):
     """An endless stream of :class:`SpanBatch`; made by :func:`make_span_batches`."""
 
     def __init__(
-        self, chunks: Chunks, tokenizer: Tokenizer, config: SpanConfig, **process: int
+        self, chunks: Chunks, tokenizer: Tokenizer, config: SpanConfig, **how: int
     ) -> None:
         sizes = span_lengths(chunks.lengths, config)
         self._sentinels = sentinel_ids(tokenizer)
@@ -274,7 +274,7 @@ class SpanBatches(RowBatches):
             seed=config.seed,
             fill=float(sizes.inputs.sum()) / (len(rows) * config.input_length),
             fingerprint=hashlib.sha256(made_of.encode()).hexdigest(),
-            **process,
+            **how,
         )
 
     def _make(self, rows: list[tuple[np.ndarray, np.random.Generator]]) -> SpanBatch:
@@ -301,6 +301,7 @@ def make_span_batches(
     tokenizer: Tokenizer,
     config: SpanConfig,
     *,
+    every_row: bool = False,
     process_index: int = 0,
     process_count: int = 1,
 ) -> SpanBatches:
@@ -310,6 +311,7 @@ def make_span_batches(
       chunks: of :func:`jaxir.data.packing.open_chunks` at :func:`chunk_length_of`.
       tokenizer: of the model: a T5's, with sentinels.
       config: sizes and seed.
+      every_row: an epoch leaves no row out, for validation (see ``RowBatches``).
       process_index: which of the processes this is.
       process_count: processes that share every batch, each with its rows.
 
@@ -318,6 +320,6 @@ def make_span_batches(
         batch has.
     """
     return SpanBatches(
-        chunks, tokenizer, config,
+        chunks, tokenizer, config, every_row=every_row,
         process_index=process_index, process_count=process_count,
     )  # fmt: skip

@@ -1,0 +1,183 @@
+"""Language modelling on a collection's documents: no queries, no judgments.
+
+Adapts a model to the texts it will rank, or trains a small one from nothing where no
+weights can be had.  T5 learns by span corruption, BERT by masked language modelling;
+the loop, its checkpoints and its habits are those of :func:`jaxir.fit.fit`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxir.checkpoints.model_dir import Model, model_from_parts, save_model
+from jaxir.data.collection import Collection
+from jaxir.data.packing import RowBatches, open_chunks
+from jaxir.data.spans import SpanConfig, chunk_length_of, make_span_batches
+from jaxir.errors import InputError
+from jaxir.families import family
+from jaxir.fit import Fit, _whole_or_absent
+from jaxir.mesh import make_mesh, put_batch
+from jaxir.progress import say
+from jaxir.train.loop import TrainConfig, train
+from jaxir.train.optimizers import OptimizerConfig
+from jaxir.types import Params, Task
+
+__all__ = ["OBJECTIVES", "Objective", "pretrain"]
+
+
+class Objective(NamedTuple):
+    """How one kind of model learns from plain text.
+
+    Attributes:
+      config_class: the frozen dataclass that says how batches are made.
+      chunk_length: ``chunk_length(config) -> tokens`` of a text at most.
+      make_batches: ``make_batches(chunks, tokenizer, config, ...) -> RowBatches``.
+    """
+
+    config_class: type
+    chunk_length: Callable[[Any], int]
+    make_batches: Callable[..., RowBatches]
+
+
+OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
+    {"t5": Objective(SpanConfig, chunk_length_of, make_span_batches)}
+)
+"""The objective of each kind of model."""
+
+_ADAFACTOR = OptimizerConfig(name="adafactor", learning_rate=1e-2, weight_decay=0.0)
+_ONE_EPOCH = TrainConfig(epochs=1)
+
+
+def _evaluation(
+    task: Task, batches: RowBatches, mesh: Any
+) -> Callable[[Params], dict[str, float]]:
+    """``evaluate(params)`` over one epoch of batches, compiled once."""
+
+    @jax.jit
+    def compute(params: Params, batch: Any) -> dict[str, Any]:
+        loss, metrics = task.loss(params, batch, None)
+        return {**metrics, "loss": loss}
+
+    def evaluate(params: Params) -> dict[str, float]:
+        totals = {"loss": 0.0, "accuracy": 0.0}
+        count = 0.0
+        for position in range(batches.steps_per_epoch):
+            batch = put_batch(batches.batch(position), mesh)
+            values = {k: float(v) for k, v in compute(params, batch).items()}
+            count += values["tokens"]
+            for name in totals:
+                totals[name] += values["tokens"] * values[name]
+        return {f"held_out_{name}": total / count for name, total in totals.items()}
+
+    return evaluate
+
+
+def pretrain(
+    model: Model,
+    collections: str | Collection | Sequence[str | Collection],
+    *,
+    model_dir: str | Path,
+    loss: Any = None,
+    data: Any = None,
+    holdout: int | float | None = 0.01,
+    optimizer: OptimizerConfig = _ADAFACTOR,
+    loop: TrainConfig = _ONE_EPOCH,
+    operative_config: str | Callable[[], str] = "",
+    command: str = "",
+) -> Fit:
+    """Trains a language model on documents and writes a model directory.
+
+    Interrupted and called again with the same arguments it continues, and ends with the
+    parameters of an uninterrupted run.  With ``holdout`` the parameters that are kept
+    are those of the lowest loss on documents that were not trained on.
+
+    Args:
+      model: to start from, of kind ``t5`` or ``masked_lm``: ``fit.initialized(...)``
+        for a fresh one, ``fit.pretrained(path)`` to adapt one.
+      collections: a folder, ``irds:ID``, an opened collection, or several of them.
+      model_dir: where everything goes; also ``checkpoints/`` and ``metrics.jsonl``.
+      loss: the family's losses, as ``lm.t5.SpanLoss()``.
+      data: how texts become batches: a ``SpanConfig`` for T5, a ``MaskConfig`` for
+        BERT.
+      holdout: documents kept back for the loss that is reported: a fraction (float) or
+        a number (int); None keeps none back.
+      optimizer: its configuration.
+      loop: how long, and how often to evaluate and save.
+      operative_config: gin text that repeats the run, or a function that gives it.
+      command: how the run was started, for the model card.
+
+    Returns:
+      The model, and ``held_out_loss`` and ``held_out_accuracy`` among the metrics.
+
+    Raises:
+      InputError: a kind of model that has no such objective, an input that cannot be
+        used, or a directory of another run.
+      TrainingInterrupted: a signal came; what was done is saved.
+    """
+    work_dir = Path(model_dir)
+    if model.kind not in OBJECTIVES:
+        raise InputError(
+            model.path or "model", f"a model of kind {model.kind!r}",
+            "one of " + ", ".join(OBJECTIVES),
+            "pretrain learns from documents alone; train rerankers and encoders with "
+            "fit",
+        )  # fmt: skip
+    objective = OBJECTIVES[model.kind]
+    data = objective.config_class() if data is None else data
+    if not isinstance(data, objective.config_class):
+        raise InputError(
+            "data", type(data).__name__,
+            f"{objective.config_class.__name__} for a model of kind {model.kind!r}",
+        )  # fmt: skip
+    if isinstance(collections, str | Collection):
+        collections = (collections,)
+    names = ", ".join(
+        item.name if isinstance(item, Collection) else Path(item).name
+        for item in collections
+    )
+    chunks = open_chunks(
+        collections, model.tokenizer, chunk_length=objective.chunk_length(data),
+        min_tokens=data.min_tokens,
+    )  # fmt: skip
+    processes = {
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+    task = family(model.kind).make_task(model.config, loss)
+    mesh, evaluate = make_mesh(), None
+    if holdout is not None:
+        chunks, held = chunks.hold_out(holdout, data.seed)
+        evaluate = _evaluation(
+            task,
+            objective.make_batches(
+                held, model.tokenizer, data, every_row=True, **processes
+            ),
+            mesh,
+        )
+        if loop.metric is None:
+            loop = dataclasses.replace(loop, metric="held_out_loss", mode="min")
+    batches = objective.make_batches(chunks, model.tokenizer, data, **processes)
+    say(
+        f"{chunks.num_docs:,} documents, {int(chunks.lengths.sum()):,} tokens, "
+        f"{batches.steps_per_epoch:,} steps an epoch, rows {100 * batches.fill:.0f} % "
+        "full"
+    )
+    with _whole_or_absent(work_dir):
+        result = train(
+            task, batches, loop, optimizer=optimizer, work_dir=work_dir, mesh=mesh,
+            initial_params=model.params, evaluate=evaluate,
+        )  # fmt: skip
+    trained = model_from_parts(
+        model.kind, model.config, result.params, model.tokenizer, path=str(work_dir)
+    )
+    text = operative_config if isinstance(operative_config, str) else operative_config()
+    save_model(
+        work_dir, trained, operative_config=text, metrics=result.metrics,
+        training_data=f"the documents of {names}", command=command,
+    )  # fmt: skip
+    say(f"{work_dir}: trained {result.step} steps, best at {result.best_step}")
+    return Fit(trained, result.step, result.metrics, result.compilations)
