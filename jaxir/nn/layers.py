@@ -1,4 +1,4 @@
-"""Layers every backbone is made of: dense, layer norm, embedding, activations.
+"""Layers every backbone is made of: dense, norms, embedding, activations.
 
 Parameters are float32 whatever the compute ``dtype``; statistics are float32.  Kernels
 are ``[in, out]``.  Dense layers see tokens as rows of one matrix: on a CPU the weight
@@ -21,11 +21,15 @@ __all__ = [
     "Dense",
     "Embedding",
     "LayerNorm",
+    "RMSNorm",
     "dropout",
     "dropout_mask",
     "gelu",
     "layer_norm",
+    "rms_norm",
 ]
+
+Initializer = jax.nn.initializers.Initializer
 
 _kernel_init = nn.initializers.normal(stddev=0.02)
 
@@ -87,6 +91,7 @@ class Dense(nn.Module):
       features: width of the result.
       use_bias: whether a bias is added.
       dtype: type of the product; the parameters are float32.
+      kernel_init: draws the kernel; normal of deviation 0.02 (BERT's) by default.
 
     Example::
 
@@ -99,11 +104,12 @@ class Dense(nn.Module):
     features: int
     use_bias: bool = True
     dtype: DTypeLike = jnp.float32
+    kernel_init: Initializer = _kernel_init
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch out"]:
         inputs = x.shape[-1]
-        kernel = self.param("kernel", _kernel_init, (inputs, self.features))
+        kernel = self.param("kernel", self.kernel_init, (inputs, self.features))
         # [..., inputs] -> [rows, inputs] -> [rows, features] -> [..., features]
         rows = x.reshape(-1, inputs).astype(self.dtype) @ kernel.astype(self.dtype)
         if self.use_bias:
@@ -199,6 +205,80 @@ class LayerNorm(nn.Module):
         return rows.reshape(x.shape).astype(self.dtype)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def rms_norm(
+    x: Float[Array, "rows dim"], scale: Float[Array, " dim"], eps: float
+) -> Float[Array, "rows dim"]:
+    """Root-mean-square normalisation of each row (Zhang and Sennrich 2019), float32.
+
+    Equation: ``x / sqrt(mean(x^2) + eps) * scale``.  T5's layer norm: nothing is
+    subtracted and nothing added.  The backward pass keeps ``x`` and a number a row.
+
+    Args:
+      x: ``[rows, dim]`` of any float type.
+      scale: ``[dim]``.
+      eps: added to the mean square.
+
+    Example::
+
+      >>> rms_norm(jnp.array([[3.0, -3.0]]), jnp.ones(2), 1e-6).round(2).tolist()
+      [[1.0, -1.0]]
+    """
+    return _rms_norm_forward(x, scale, eps)[0]
+
+
+def _rms_norm_forward(
+    x: Array, scale: Array, eps: float
+) -> tuple[Array, tuple[Array, ...]]:
+    wide = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+    return wide * inverse * scale[None, :], (x, inverse, scale)
+
+
+def _rms_norm_backward(
+    eps: float, kept: tuple[Array, ...], gradient: Array
+) -> tuple[Array, Array]:
+    del eps  # it is in the inverse
+    x, inverse, scale = kept
+    normal = x.astype(jnp.float32) * inverse
+    slope = gradient * scale[None, :]
+    # The gradient is orthogonal to stretching the row.
+    stretch = jnp.mean(slope * normal, axis=-1, keepdims=True)
+    d_x = inverse * (slope - normal * stretch)
+    return d_x.astype(x.dtype), jnp.sum(gradient * normal, axis=0)
+
+
+rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
+
+
+class RMSNorm(nn.Module):
+    """:func:`rms_norm` of the last axis, with its parameter.
+
+    Parameters: ``scale`` ``[dim]``.
+
+    Args:
+      eps: added to the mean square: 1e-6 in T5.
+      dtype: type of the result; statistics are float32.
+
+    Example::
+
+      >>> layer = RMSNorm()
+      >>> params = layer.init(jax.random.key(0), jnp.ones((1, 2)))
+      >>> layer.apply(params, jnp.array([[3.0, -3.0]])).round(2).tolist()
+      [[1.0, -1.0]]
+    """
+
+    eps: float = 1e-6
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+        width = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (width,))
+        rows = rms_norm(x.reshape(-1, width), scale, self.eps)
+        return rows.reshape(x.shape).astype(self.dtype)
+
+
 def dropout_mask(
     rng: PRNGKeyArray, rate: float, shape: tuple[int, ...]
 ) -> Bool[Array, "..."]:
@@ -219,7 +299,11 @@ def dropout_mask(
 
 
 def dropout(
-    x: Float[Array, "*shape"], rate: float, rng: PRNGKeyArray | None
+    x: Float[Array, "*shape"],
+    rate: float,
+    rng: PRNGKeyArray | None,
+    *,
+    shared_axis: int | None = None,
 ) -> Float[Array, "*shape"]:
     """Zeroes entries at ``rate`` and scales the rest up (Srivastava et al. 2014).
 
@@ -227,6 +311,8 @@ def dropout(
       x: any shape.
       rate: probability that an entry is zeroed.
       rng: drives the draw; None drops nothing.
+      shared_axis: axis whose entries share one draw (T5: the tokens of a text, so
+        that a text loses whole dimensions); None draws for each entry.
 
     Example::
 
@@ -235,7 +321,11 @@ def dropout(
     """
     if rng is None or rate == 0:
         return x
-    return jnp.where(dropout_mask(rng, rate, x.shape), x / (1.0 - rate), 0.0)
+    shape = list(x.shape)
+    if shared_axis is not None:
+        shape[shared_axis] = 1
+    kept = dropout_mask(rng, rate, tuple(shape))
+    return jnp.where(kept, x / (1.0 - rate), 0.0)
 
 
 class Embedding(nn.Module):
@@ -248,6 +338,7 @@ class Embedding(nn.Module):
       num_embeddings: rows of the table.
       features: width of a row.
       dtype: type of the result.
+      embedding_init: draws the table; normal of deviation 0.02 (BERT's) by default.
 
     Example::
 
@@ -260,11 +351,12 @@ class Embedding(nn.Module):
     num_embeddings: int
     features: int
     dtype: DTypeLike = jnp.float32
+    embedding_init: Initializer = _kernel_init
 
     def setup(self) -> None:
         """Declares the table."""
         shape = (self.num_embeddings, self.features)
-        self.embedding = self.param("embedding", _kernel_init, shape)
+        self.embedding = self.param("embedding", self.embedding_init, shape)
 
     def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch features"]:
         return jnp.take(self.embedding, ids, axis=0, mode="clip").astype(self.dtype)

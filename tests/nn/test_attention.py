@@ -117,9 +117,9 @@ def test_the_fused_kernel_is_given_what_it_takes(monkeypatch):
     own = jax.nn.dot_product_attention
     shapes = []
 
-    def stand_in(query, key, value, *, mask, implementation):
+    def stand_in(query, key, value, *, mask, scale, implementation):
         shapes.append((implementation, mask.shape))
-        return own(query, key, value, mask=mask, implementation="xla")
+        return own(query, key, value, mask=mask, scale=scale, implementation="xla")
 
     q, k, v, mask = (x[:, :6] for x in inputs())
     mask = mask & (jnp.arange(3) != 1)[:, None]

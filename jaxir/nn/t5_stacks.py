@@ -1,0 +1,376 @@
+"""T5's configuration and its two stacks of layers.
+
+Pre-norm layers: each block adds ``dropout(block(norm(x)))`` to ``x``.  The biases of
+relative positions are computed once a stack and shared by its layers.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxir.errors import InputError
+from jaxir.nn.layers import RMSNorm, dropout
+from jaxir.nn.t5_layers import (
+    MLP_ACTIVATIONS,
+    Attention,
+    FeedForward,
+    RelativePositions,
+    Unembedding,
+)
+from jaxir.numerics import where_score
+
+__all__ = ["Decoder", "Encoder", "T5Config", "same_text"]
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """Shape and numerics of a T5; the defaults are T5 1.0 base's.
+
+    Attributes:
+      vocab_size: rows of the table, padding to a round number included.
+      emb_dim: width of a token state.
+      num_heads: attention heads.
+      head_dim: width of a head; heads times this need not be ``emb_dim``.
+      mlp_dim: inner width of the feed-forward layers.
+      num_encoder_layers: layers of the encoder.
+      num_decoder_layers: layers of the decoder.
+      mlp_activations: ``("relu",)`` in 1.0, ``("gelu", "linear")`` in 1.1.
+      logits_via_embedding: logits by the embedding table (1.0), not by their own (1.1).
+      dropout_rate: everywhere T5X drops.
+      relpos_buckets: buckets of relative positions.
+      relpos_max_distance: from this distance on there is one bucket.
+      norm_eps: added to mean squares.
+      pad_id: id of the padding token, with which a decoder starts.
+      dtype: compute type, ``float32`` or ``bfloat16``; parameters, norms, softmax and
+        logits are float32.
+      remat: recompute each layer in the backward pass, to save memory.
+      scan_layers: compile one layer, looped over; the parameters are then stacked.
+
+    Raises:
+      InputError: for a size below 1 or an unknown name.
+
+    Example::
+
+      >>> T5Config(emb_dim=512, num_heads=8).max_length
+      1048576
+    """
+
+    vocab_size: int = 32128
+    emb_dim: int = 768
+    num_heads: int = 12
+    head_dim: int = 64
+    mlp_dim: int = 3072
+    num_encoder_layers: int = 12
+    num_decoder_layers: int = 12
+    mlp_activations: tuple[str, ...] = ("relu",)
+    logits_via_embedding: bool = True
+    dropout_rate: float = 0.1
+    relpos_buckets: int = 32
+    relpos_max_distance: int = 128
+    norm_eps: float = 1e-6
+    pad_id: int = 0
+    dtype: str = "float32"
+    remat: bool = False
+    scan_layers: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks what would otherwise fail deep inside a trace."""
+        # gin and JSON give lists
+        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+        for name in (
+            "vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim",
+            "num_encoder_layers", "num_decoder_layers",
+        ):  # fmt: skip
+            if getattr(self, name) < 1:
+                found = str(getattr(self, name))
+                raise InputError(f"T5Config.{name}", found, "at least 1")
+        names = [
+            ("mlp_activations", x, tuple(MLP_ACTIVATIONS)) for x in self.mlp_activations
+        ]
+        for name, value, known in (
+            *names,
+            ("dtype", self.dtype, ("float32", "bfloat16")),
+        ):
+            if value not in known:
+                expected = "one of " + ", ".join(known)
+                raise InputError(f"T5Config.{name}", repr(value), expected)
+        if not self.mlp_activations:
+            raise InputError("T5Config.mlp_activations", "none", "at least one name")
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens that a text may have: no table of positions bounds it."""
+        return 2**20
+
+
+class Encoder(nn.Module):
+    """Embedded tokens to normalised states.
+
+    Parameters: ``relpos_bias``, ``layers_{i}`` (or ``encoder``, stacked) and
+    ``encoder_norm``.
+
+    Args:
+      config: the shape of the model.
+    """
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Declares the layers."""
+        cfg = self.config
+        self.relpos_bias = _relative_positions(cfg, bidirectional=True)
+        if cfg.scan_layers:
+            self.encoder = _EncoderLayer(cfg)
+        else:
+            self.layers = [_EncoderLayer(cfg) for _ in range(cfg.num_encoder_layers)]
+        self.encoder_norm = RMSNorm(cfg.norm_eps, cfg.dtype)
+
+    def __call__(
+        self, states: Array, mask: Array, segments: Array | None, deterministic: bool
+    ) -> Array:
+        """``states`` ``[B, T, D]``, ``mask`` ``[B, T]``, ``segments`` ``[B, T]``."""
+        cfg = self.config
+        length = states.shape[1]
+        if segments is not None:
+            # [B, T] -> [B, T, T]
+            mask = same_text(segments, segments) & mask[:, None]
+        seen = (mask, self.relpos_bias(length, length))
+        states = _dropped(self, states, deterministic)
+
+        def step(layer: Any, states: Array, seen: _Seen) -> Array:
+            return layer(states, *seen, deterministic)
+
+        stack = self.encoder if cfg.scan_layers else self.layers
+        states = _through(stack, cfg, cfg.num_encoder_layers, step, states, seen)
+        states = self.encoder_norm(states)
+        # T5X draws here, and only here, for each token anew.
+        rng = None if deterministic else self.make_rng("dropout")
+        return dropout(states, cfg.dropout_rate, rng)
+
+
+class Decoder(nn.Module):
+    """Embedded decoder tokens and encoder states to normalised states.
+
+    Parameters: ``relpos_bias``, ``layers_{i}`` (or ``decoder``, stacked),
+    ``decoder_norm`` and, unless the embedding table gives the logits, ``logits_dense``.
+
+    Args:
+      config: the shape of the model.
+    """
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Declares the layers."""
+        cfg = self.config
+        self.relpos_bias = _relative_positions(cfg, bidirectional=False)
+        if cfg.scan_layers:
+            self.decoder = _DecoderLayer(cfg)
+        else:
+            self.layers = [_DecoderLayer(cfg) for _ in range(cfg.num_decoder_layers)]
+        self.decoder_norm = RMSNorm(cfg.norm_eps, cfg.dtype)
+        if not cfg.logits_via_embedding:
+            self.logits_dense = Unembedding(cfg.vocab_size, cfg.emb_dim)
+
+    def __call__(
+        self,
+        states: Array,
+        encoded: Array,
+        mask: Array,
+        segments: Array | None,
+        deterministic: bool,
+    ) -> Array:
+        """States ``[B, S, D]``; ``mask`` ``[B, T]`` or ``[B, S, T]`` of the encoder."""
+        batch, length, _ = states.shape
+        bias = self.relpos_bias(length, length)
+        # The future is hidden by the bias: one mask for all texts and heads.
+        past = jnp.tril(jnp.ones((length, length), bool))[None]
+        bias = where_score(bias, jnp.broadcast_to(past, bias.shape))
+        if segments is None:
+            own = jnp.ones((batch, length), bool)
+        else:
+            own = same_text(segments, segments)
+        states = _dropped(self, states, deterministic)
+
+        def step(layer: Any, states: Array, seen: _Seen) -> Array:
+            return layer(states, *seen, deterministic)
+
+        seen = (own, bias, encoded, mask)
+        states = self._through(step, states, seen)
+        return _dropped(self, self.decoder_norm(states), deterministic)
+
+    def start(
+        self, states: Array, encoded: Array, mask: Array, deterministic: bool
+    ) -> Array:
+        """One token a text: states ``[B, D]``, or ``[1, D]`` where all are equal."""
+
+        def step(layer: Any, states: Array, seen: _Seen) -> Array:
+            return layer.start(states, *seen, deterministic)
+
+        states = _dropped(self, states[:, None], deterministic)[:, 0]
+        if self.config.scan_layers:  # the states of a loop keep their shape
+            states = jnp.broadcast_to(states, (len(encoded), states.shape[1]))
+        states = self._through(step, states, (encoded, mask))
+        states = self.decoder_norm(states)
+        return _dropped(self, states[:, None], deterministic)[:, 0]
+
+    def _through(self, step: "_Step", states: Array, seen: "_Seen") -> Array:
+        cfg = self.config
+        stack = self.decoder if cfg.scan_layers else self.layers
+        return _through(stack, cfg, cfg.num_decoder_layers, step, states, seen)
+
+
+def same_text(queries: Array, keys: Array) -> Array:
+    """Numbers of texts ``[B, T]`` and ``[B, S]``, 0 at padding: mask ``[B, T, S]``."""
+    return (queries[:, :, None] == keys[:, None]) & (keys > 0)[:, None]
+
+
+_Seen = tuple[Any, ...]  # arrays that every layer of a stack is given alike
+_Step = Callable[[Any, Array, _Seen], Array]
+
+
+def _through(
+    layers: nn.Module | Sequence[nn.Module],
+    config: T5Config,
+    count: int,
+    step: _Step,
+    states: Array,
+    seen: _Seen,
+) -> Array:
+    """``states`` through ``step`` of each layer: a loop here or in the program."""
+    step = nn.remat(step, prevent_cse=not config.scan_layers) if config.remat else step
+    if not isinstance(layers, nn.Module):
+        for layer in layers:
+            states = step(layer, states, seen)
+        return states
+
+    def body(layer: nn.Module, states: Array, seen: _Seen) -> tuple[Array, None]:
+        return step(layer, states, seen), None
+
+    loop = nn.scan(
+        body,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=nn.broadcast,
+        length=count,
+    )
+    return loop(layers, states, seen)[0]
+
+
+def _relative_positions(config: T5Config, *, bidirectional: bool) -> RelativePositions:
+    return RelativePositions(
+        config.num_heads,
+        config.relpos_buckets,
+        config.relpos_max_distance,
+        bidirectional,
+    )
+
+
+def _dropped(
+    module: "Encoder | Decoder | _EncoderLayer | _DecoderLayer",
+    states: Array,
+    deterministic: bool,
+) -> Array:
+    """Dropout of ``[B, T, D]``, one draw for all tokens of a text."""
+    rng = None if deterministic else module.make_rng("dropout")
+    return dropout(states, module.config.dropout_rate, rng, shared_axis=1)
+
+
+def _attention(config: T5Config) -> Attention:
+    return Attention(
+        config.num_heads,
+        config.head_dim,
+        config.emb_dim,
+        config.dropout_rate,
+        config.dtype,
+    )
+
+
+def _feed_forward(config: T5Config) -> FeedForward:
+    return FeedForward(
+        config.mlp_dim, config.mlp_activations, config.dropout_rate, config.dtype
+    )
+
+
+class _EncoderLayer(nn.Module):
+    """Self-attention and feed-forward blocks."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        cfg = self.config
+        self.pre_attention_layer_norm = RMSNorm(cfg.norm_eps, cfg.dtype)
+        self.attention = _attention(cfg)
+        self.pre_mlp_layer_norm = RMSNorm(cfg.norm_eps, cfg.dtype)
+        self.mlp = _feed_forward(cfg)
+
+    def __call__(
+        self, states: Array, mask: Array, bias: Array, deterministic: bool
+    ) -> Array:
+        normal = self.pre_attention_layer_norm(states)
+        update = self.attention(normal, normal, mask, bias, deterministic=deterministic)
+        states = states + _dropped(self, update, deterministic)
+        update = self.mlp(self.pre_mlp_layer_norm(states), deterministic=deterministic)
+        return states + _dropped(self, update, deterministic)
+
+
+class _DecoderLayer(nn.Module):
+    """Self-attention, attention to the encoder, and feed-forward blocks."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        cfg = self.config
+        self.pre_self_attention_layer_norm = RMSNorm(cfg.norm_eps, cfg.dtype)
+        self.self_attention = _attention(cfg)
+        self.pre_cross_attention_layer_norm = RMSNorm(cfg.norm_eps, cfg.dtype)
+        self.encoder_decoder_attention = _attention(cfg)
+        self.pre_mlp_layer_norm = RMSNorm(cfg.norm_eps, cfg.dtype)
+        self.mlp = _feed_forward(cfg)
+
+    def __call__(
+        self,
+        states: Array,
+        own: Array,
+        bias: Array,
+        encoded: Array,
+        mask: Array,
+        deterministic: bool,
+    ) -> Array:
+        normal = self.pre_self_attention_layer_norm(states)
+        update = self.self_attention(
+            normal, normal, own, bias, deterministic=deterministic
+        )
+        states = states + _dropped(self, update, deterministic)
+        normal = self.pre_cross_attention_layer_norm(states)
+        update = self.encoder_decoder_attention(
+            normal, encoded, mask, deterministic=deterministic
+        )
+        states = states + _dropped(self, update, deterministic)
+        update = self.mlp(self.pre_mlp_layer_norm(states), deterministic=deterministic)
+        return states + _dropped(self, update, deterministic)
+
+    def start(
+        self, states: Array, encoded: Array, mask: Array, deterministic: bool
+    ) -> Array:
+        """The layer over one token a text, ``[A, D]`` to ``[B, D]``; A is B or 1."""
+
+        def add(states: Array, update: Array) -> Array:
+            update = _dropped(self, update[:, None], deterministic)[:, 0]
+            return jnp.broadcast_to(states, update.shape) + update
+
+        normal = self.pre_self_attention_layer_norm(states)
+        update = self.self_attention.to_itself(normal, deterministic=deterministic)
+        states = add(states, update)
+        normal = self.pre_cross_attention_layer_norm(states)
+        update = self.encoder_decoder_attention.from_one_token(
+            normal, encoded, mask, deterministic=deterministic
+        )
+        states = add(states, update)
+        normal = self.pre_mlp_layer_norm(states)
+        update = self.mlp(normal[:, None], deterministic=deterministic)[:, 0]
+        return add(states, update)
