@@ -15,13 +15,15 @@ import jax
 
 from jaxir.checkpoints.model_dir import Model, model_from_parts, save_model
 from jaxir.data.collection import Collection
-from jaxir.data.packing import RowBatches, open_chunks
+from jaxir.data.masking import MaskConfig, make_mask_batches
+from jaxir.data.packing import RowBatches, open_chunks, special_frame
 from jaxir.data.spans import SpanConfig, chunk_length_of, make_span_batches
 from jaxir.errors import InputError
 from jaxir.families import family
 from jaxir.fit import Fit, _whole_or_absent
 from jaxir.mesh import make_mesh, put_batch
 from jaxir.progress import say
+from jaxir.text import Tokenizer
 from jaxir.train.loop import TrainConfig, train
 from jaxir.train.optimizers import OptimizerConfig
 from jaxir.types import Params, Task
@@ -34,17 +36,29 @@ class Objective(NamedTuple):
 
     Attributes:
       config_class: the frozen dataclass that says how batches are made.
-      chunk_length: ``chunk_length(config) -> tokens`` of a text at most.
+      chunk_length: ``chunk_length(config, tokenizer) -> tokens`` of a text at most.
       make_batches: ``make_batches(chunks, tokenizer, config, ...) -> RowBatches``.
     """
 
-    config_class: type
-    chunk_length: Callable[[Any], int]
+    config_class: Any
+    chunk_length: Callable[[Any, Tokenizer], int]
     make_batches: Callable[..., RowBatches]
 
 
+def _span_chunk(config: SpanConfig, tokenizer: Tokenizer) -> int:
+    del tokenizer  # sentinels and EOS are counted by the configuration
+    return chunk_length_of(config)
+
+
+def _mask_chunk(config: MaskConfig, tokenizer: Tokenizer) -> int:
+    return config.input_length - sum(len(part) for part in special_frame(tokenizer))
+
+
 OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
-    {"t5": Objective(SpanConfig, chunk_length_of, make_span_batches)}
+    {
+        "t5": Objective(SpanConfig, _span_chunk, make_span_batches),
+        "masked_lm": Objective(MaskConfig, _mask_chunk, make_mask_batches),
+    }
 )
 """The objective of each kind of model."""
 
@@ -140,9 +154,11 @@ def pretrain(
         for item in collections
     )
     chunks = open_chunks(
-        collections, model.tokenizer, chunk_length=objective.chunk_length(data),
+        collections,
+        model.tokenizer,
+        chunk_length=objective.chunk_length(data, model.tokenizer),
         min_tokens=data.min_tokens,
-    )  # fmt: skip
+    )
     processes = {
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),

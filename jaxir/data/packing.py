@@ -20,7 +20,7 @@ from jaxir.data.tokens import TokenStore, build_token_store
 from jaxir.errors import InputError
 from jaxir.text import Tokenizer
 
-__all__ = ["Chunks", "RowBatches", "open_chunks", "pack_rows"]
+__all__ = ["Chunks", "RowBatches", "open_chunks", "pack_rows", "special_frame"]
 
 STATE_VERSION = 1
 _WHOLE = 2**20  # tokens: no document is cut before it is stored
@@ -131,7 +131,7 @@ def open_chunks(
     opened = [
         open_collection(item) if isinstance(item, str) else item for item in collections
     ]
-    prefix, suffix = _frame(tokenizer)
+    prefix, suffix = (len(part) for part in special_frame(tokenizer))
     stores, parts = [], []
     for number, collection in enumerate(opened):
         docs = collection.docs
@@ -148,11 +148,11 @@ def open_chunks(
         start = (np.arange(len(doc)) - first) * chunk_length
         length = np.minimum(lengths[doc] - start, chunk_length)
         parts.append((np.full(len(doc), number, np.int32), doc, start, length))
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    owner, doc, start, length = (np.concatenate(c) for c in zip(*parts, strict=True))
     texts = " ".join(collection.docs.fingerprint for collection in opened)
     made_of = f"{texts} {tokenizer.fingerprint} {chunk_length} {min_tokens}"
     chunks = Chunks(
-        tuple(stores), prefix, suffix, *columns,
+        tuple(stores), prefix, suffix, owner, doc, start, length,
         fingerprint=hashlib.sha256(made_of.encode()).hexdigest(),
     )  # fmt: skip
     chunks = chunks.select(chunks.lengths >= min_tokens)
@@ -165,14 +165,17 @@ def open_chunks(
     return chunks
 
 
-def _frame(tokenizer: Tokenizer) -> tuple[int, int]:
-    """Special tokens that stand before and after every text."""
+def special_frame(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Special tokens that stand before and after every text, int32.
+
+    ``[CLS]`` and ``[SEP]`` for BERT, nothing and ``</s>`` for T5.
+    """
     empty, text = tokenizer.encode(["", "a"], 64)
     same = empty == text[: len(empty)]
     prefix = len(empty) if same.all() else int(np.argmin(same))
     if len(text) == len(empty):  # a tokenizer that makes nothing of "a"
         prefix = len(empty) - 1
-    return prefix, len(empty) - prefix
+    return empty[:prefix], empty[prefix:]
 
 
 def pack_rows(

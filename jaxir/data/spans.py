@@ -12,7 +12,7 @@ ends with one that is cut out.
 
 import dataclasses
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,8 @@ __all__ = [
     "sentinel_ids",
     "span_lengths",
 ]
+
+Array = Any  # numpy on the host, jax.Array on a device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,17 +240,17 @@ class SpanBatch(NamedTuple):
       target_segments: ``[B, S]`` number of the text, as above.
     """
 
-    inputs: np.ndarray
-    input_segments: np.ndarray
-    targets: np.ndarray
-    target_segments: np.ndarray
+    inputs: Array
+    input_segments: Array
+    targets: Array
+    target_segments: Array
 
 
 class SpanBatches(RowBatches):
     """An endless stream of :class:`SpanBatch`; made by :func:`make_span_batches`."""
 
     def __init__(
-        self, chunks: Chunks, tokenizer: Tokenizer, config: SpanConfig, **how: int
+        self, chunks: Chunks, tokenizer: Tokenizer, config: SpanConfig, **how: Any
     ) -> None:
         sizes = span_lengths(chunks.lengths, config)
         self._sentinels = sentinel_ids(tokenizer)

@@ -56,11 +56,11 @@ def token_cross_entropy(
     Equation, of a token with logits ``x``, target ``t`` and ``Z = log sum_v exp x_v``:
     ``Z - sum_v q_v x_v - H(q) + z_loss Z^2``, where ``q_t = 1 - e`` and all others are
     ``e / (V - 1)`` with ``e = label_smoothing``; ``H(q)``, the entropy of ``q``, makes
-    the least value 0.  ``z_loss`` keeps ``Z`` near 0 (T5X's ``cross_entropy_with_logits``
-    with its ``z_loss`` of 1e-4; Roberts et al. 2022).
+    the least value 0.  ``z_loss`` keeps ``Z`` near 0 (T5X's
+    ``cross_entropy_with_logits`` with its ``z_loss`` of 1e-4; Roberts et al. 2022).
 
-    The gradient is exact for ``params`` and ``states``.  Blocks run along ``S``, so each
-    of several devices has its rows of every block.
+    The gradient is exact for ``params`` and ``states``.  Blocks run along ``S``, so
+    each of several devices has its rows of every block.
 
     Args:
       logits_of: ``logits_of(params, states [N, D]) -> float32 [N, V]``; the same
@@ -90,7 +90,7 @@ def token_cross_entropy(
         raise InputError("label_smoothing", str(label_smoothing), "0 to below 1")
     if z_loss < 0:
         raise InputError("z_loss", str(z_loss), "0 or more")
-    rows, length, width = states.shape
+    rows, length, _ = states.shape
     count = -(-length // max(1, block_size // rows))
     size = -(-length // count)
 
@@ -106,7 +106,8 @@ def token_cross_entropy(
         logits_of, z_loss, label_smoothing, params, blocks(states), blocks(targets),
         blocks(weights),
     )  # fmt: skip
-    return TokenLoss(*(safe_divide(part, tokens) for part in sums), tokens)
+    loss, z, right = (safe_divide(part, tokens) for part in sums)
+    return TokenLoss(loss, z, right, tokens)
 
 
 def _losses(

@@ -103,6 +103,7 @@ def make_task(config: T5Config, loss: SpanLoss | None = None) -> Task:
         mode: dict[str, Any] = {"deterministic": rng is None}
         if rng is not None:
             mode["rngs"] = {"dropout": rng}
+        batch = SpanBatch(*map(jnp.asarray, batch))
         tokens = TokenBatch(batch.inputs, batch.input_segments > 0)
         shifted = decoder_inputs(batch.targets, batch.target_segments)
 
