@@ -254,7 +254,7 @@ def chunk_shape(shape: Sequence[int], most: int) -> list[int]:
     Example::
 
       >>> chunk_shape((1000, 512), 100_000)
-      [125, 512]
+      [250, 256]
     """
     sides = list(shape)
     while math.prod(sides) > most:
