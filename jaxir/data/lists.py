@@ -12,7 +12,6 @@ seed and the ids of its query and positive alone: leaving queries out, or anothe
 of them, changes no other list.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -20,12 +19,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from jaxir.data.formats import Qrels, Run
 from jaxir.data.lines import json_field, json_object, numbered_lines
+from jaxir.data.negatives import draw_uniform, random_of
 from jaxir.errors import InputError
 from jaxir.files import atomic_file
+from jaxir.progress import say
 
 __all__ = [
     "ListReader",
@@ -232,12 +231,6 @@ def positives_by_text(
     return {query_id: frozen[key] for query_id, key in keys.items()}
 
 
-def _random(seed: int, *names: str) -> np.random.Generator:
-    """A stream of its own for each seed and names."""
-    digest = hashlib.blake2b("\0".join(names).encode(), digest_size=16).digest()
-    return np.random.default_rng([seed, *np.frombuffer(digest, np.uint32).tolist()])
-
-
 def sample_lists(
     qrels: Qrels,
     *,
@@ -249,14 +242,21 @@ def sample_lists(
     skip_top: int = 0,
     depth: int = 1000,
     per: str = "positive",
+    positives: str = "all",
 ) -> Iterator[TrainingList]:
     """Draws training lists from judgments, streaming.
+
+    RankT5's lists (arXiv 2210.10634, section 5.1) are ``list_size=36, per="query",
+    positives="one"`` over a run's best 1000: one relevant document of each query, and
+    35 of the others drawn uniformly.
 
     Positives keep their grades.  Negatives are drawn without replacement: from the
     query's candidates at ranks ``skip_top + 1 .. depth``, and where those do not
     suffice uniformly from ``doc_ids``.  A positive of the query, or of another query of
     the same text, is never a negative; a document judged not relevant may be one.
-    Where both sources run dry a list is shorter than ``list_size``.
+    Where both sources run dry a list is shorter than ``list_size``.  A list begins with
+    a positive, however short it is; queries without one are left out, and their number
+    told at the end.
 
     Args:
       qrels: judgments; queries without a positive give no list.
@@ -269,8 +269,10 @@ def sample_lists(
         judged are often relevant.
       depth: last rank that is drawn from.
       per: ``"positive"``, a list for each positive (it alone, then negatives), or
-        ``"query"``, a list for each query (all its positives, best grade first, at
-        most ``list_size - 1`` of them so that one negative has room).
+        ``"query"``, a list for each query (its positives, best grade first, at most
+        ``list_size - 1`` of them so that one negative has room).
+      positives: ``"all"`` of the query's, or ``"one"``, drawn uniformly: its list is
+        then one of those of ``per="positive"``.
 
     Raises:
       InputError: a size that makes no list, or no source of negatives.
@@ -288,11 +290,15 @@ def sample_lists(
         raise InputError("skip_top", f"{skip_top} with depth {depth}", "0 … depth - 1")
     if per not in ("positive", "query"):
         raise InputError("per", repr(per), "'positive' or 'query'")
+    if positives not in ("all", "one"):
+        raise InputError("positives", repr(positives), "'all' or 'one'")
     if list_size > 1 and candidates is None and doc_ids is None:
         raise InputError(
             "sample_lists", "no source of negatives", "candidates or doc_ids",
             "name one, or ask for list_size=1",
         )  # fmt: skip
+    if per == "query" and positives == "one":
+        per = "one"
     return _draw_lists(
         qrels, list_size, seed, candidates, doc_ids, queries or {}, skip_top, depth, per
     )
@@ -311,54 +317,46 @@ def _draw_lists(
 ) -> Iterator[TrainingList]:
     """The generator behind :func:`sample_lists`."""
     positives = positives_by_text(qrels, queries)
+    without = strangers = 0
     for query_id, judged in qrels.items():
         graded = sorted(
             ((doc, grade) for doc, grade in judged.items() if grade > 0),
             key=lambda pair: (-pair[1], pair[0]),
         )
+        if not graded:
+            without += 1
+            continue
         if per == "positive":
             heads = [[pair] for pair in graded]
+        elif per == "one":
+            draw = random_of(seed, query_id).integers(len(graded))
+            heads = [[graded[int(draw)]]]
         else:
-            heads = [graded[: max(1, list_size - 1)]] if graded else []
+            heads = [graded[: max(1, list_size - 1)]]
         window: list[str] = []
         if candidates is not None and list_size > 1:
+            strangers += query_id not in candidates
             window = list(candidates.get(query_id, ()))[skip_top:depth]
         for head in heads:
-            random = _random(seed, query_id, head[0][0] if per == "positive" else "")
+            random = random_of(seed, query_id, "" if per == "query" else head[0][0])
             need = list_size - len(head)
             pool = [doc for doc in window if doc not in positives[query_id]]
             order = random.permutation(len(pool))[:need]
             negatives = [pool[i] for i in order]
             if doc_ids is not None and len(negatives) < need:
                 banned = positives[query_id] | set(negatives)
-                negatives += _uniform(random, doc_ids, need - len(negatives), banned)
+                negatives += draw_uniform(
+                    random, doc_ids, need - len(negatives), banned
+                )
             yield TrainingList(
                 query_id,
                 (*(doc for doc, _ in head), *negatives),
                 (*(float(grade) for _, grade in head), *(0.0 for _ in negatives)),
             )
-
-
-def _uniform(
-    random: np.random.Generator,
-    doc_ids: Sequence[str],
-    need: int,
-    banned: frozenset[str] | set[str],
-) -> list[str]:
-    """``need`` documents of the corpus, none twice, none of those banned."""
-    if len(doc_ids) <= 2 * (need + len(banned)):
-        order = random.permutation(len(doc_ids))
-        found = [doc_ids[int(row)] for row in order]
-        return [doc for doc in found if doc not in banned][:need]
-    # more than half of the corpus is free: a draw succeeds at least every other time
-    chosen: list[str] = []
-    taken = set(banned)
-    while len(chosen) < need:
-        doc = doc_ids[int(random.integers(len(doc_ids)))]
-        if doc not in taken:
-            taken.add(doc)
-            chosen.append(doc)
-    return chosen
+    if without:
+        say(f"{without} of {len(qrels)} judged queries have no positive; left out")
+    if strangers:
+        say(f"{strangers} of {len(qrels)} judged queries have no candidates")
 
 
 def in_batch_lists(qrels: Qrels) -> Iterator[TrainingList]:

@@ -1,13 +1,26 @@
-"""Which of a query's candidates make hard negatives: sentence-transformers' rules."""
+"""Which documents become negatives.
 
+Hard ones of a query's candidates, by sentence-transformers' rules, and random ones of
+the whole corpus.
+"""
+
+import hashlib
 from collections import Counter
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
 
 from jaxir.errors import InputError
 
-__all__ = ["MineConfig", "candidate_range", "select_negatives"]
+__all__ = [
+    "MineConfig",
+    "candidate_range",
+    "draw_uniform",
+    "random_of",
+    "select_negatives",
+]
 
 
 @dataclass(frozen=True)
@@ -151,3 +164,34 @@ def select_negatives(
         drawn = random.choice(len(window), config.num_negatives, replace=False)
         return window[np.sort(drawn)]
     return window[: config.num_negatives]
+
+
+def random_of(seed: int, *names: str) -> np.random.Generator:
+    """A stream of its own for each seed and names."""
+    digest = hashlib.blake2b("\0".join(names).encode(), digest_size=16).digest()
+    return np.random.default_rng([seed, *np.frombuffer(digest, np.uint32).tolist()])
+
+
+def draw_uniform(
+    random: np.random.Generator,
+    doc_ids: Sequence[str],
+    need: int,
+    banned: AbstractSet[str],
+) -> list[str]:
+    """``need`` documents of the corpus, none twice, none of those banned.
+
+    Fewer where the corpus has no more.
+    """
+    if len(doc_ids) <= 2 * (need + len(banned)):
+        order = random.permutation(len(doc_ids))
+        found = [doc_ids[int(row)] for row in order]
+        return [doc for doc in found if doc not in banned][:need]
+    # more than half of the corpus is free: a draw succeeds at least every other time
+    chosen: list[str] = []
+    taken = set(banned)
+    while len(chosen) < need:
+        doc = doc_ids[int(random.integers(len(doc_ids)))]
+        if doc not in taken:
+            taken.add(doc)
+            chosen.append(doc)
+    return chosen

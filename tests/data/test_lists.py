@@ -29,7 +29,7 @@ QRELS = st.dictionaries(st.sampled_from(["q1", "q2", "q3", "q4"]), GRADES, min_s
     qrels=QRELS,
     list_size=st.integers(1, 12),
     seed=st.integers(0, 5),
-    per=st.sampled_from(["positive", "query"]),
+    per=st.sampled_from(["positive", "query", "one"]),
     source=st.sampled_from(["run", "corpus", "both"]),
     skip_top=st.integers(0, 4),
 )
@@ -44,7 +44,8 @@ def test_sampling_rules(qrels, list_size, seed, per, source, skip_top):
         "doc_ids": DOCS if source != "run" else None,
         "skip_top": skip_top,
         "depth": 15,
-        "per": per,
+        "per": "query" if per == "one" else per,
+        "positives": "one" if per == "one" else "all",
     }
     lists = list(sample_lists(qrels, **keywords))
     union = positives_by_text(qrels, queries)
@@ -105,6 +106,49 @@ def test_per_query_keeps_grades_and_room_for_a_negative():
         qrels, list_size=3, seed=0, doc_ids=["a", "b", "c", "n"], per="query"
     )
     assert item == TrainingList("q", ("b", "a", "n"), (2.0, 1.0, 0.0))
+
+
+def test_one_positive_of_each_query_as_rankt5_draws(capsys):
+    grades = {"a": 1, "b": 2, "c": 1, "n1": 0}
+    qrels = {f"q{i}": grades for i in range(600)} | {"none": {"n1": 0}, "empty": {}}
+    docs = [f"n{i}" for i in range(50)]
+    run = {q: {d: -float(i) for i, d in enumerate([*"abc", *docs])} for q in qrels}
+    keywords = {"list_size": 36, "seed": 3, "candidates": run, "depth": 45}
+    lists = list(sample_lists(qrels, per="query", positives="one", **keywords))
+    message = "2 of 602 judged queries have no positive; left out\n"
+    assert capsys.readouterr().err == message
+    assert [item.query_id for item in lists] == list(qrels)[:600]
+    counts = dict.fromkeys([*"abc", *docs], 0)
+    for item in lists:
+        assert len(item.doc_ids) == len(set(item.doc_ids)) == 36
+        assert item.labels == (float(grades[item.doc_ids[0]]), *[0.0] * 35)
+        for doc in item.doc_ids:
+            counts[doc] += 1
+    heads = np.array([counts.pop(doc) for doc in "abc"]) - 200
+    assert (heads**2).sum() / 200 < 14  # chi-squared, 2 degrees: 99.9 % at 13.8
+    beyond = [counts.pop(f"n{i}") for i in range(42, 50)]
+    assert beyond == [0] * 8  # ranks 46 and on
+    expected = 600 * 35 / 42
+    spread = np.array(list(counts.values())) - expected
+    assert (spread**2).sum() / expected < 80  # without replacement: less than 41
+    # each is one of the lists that every positive has
+    every = set(sample_lists(qrels, per="positive", positives="one", **keywords))
+    assert set(lists) <= every
+    assert len(every) == 1800
+
+
+def test_a_short_run_never_costs_the_positive(capsys):
+    keywords = {"list_size": 4, "seed": 0, "per": "query", "positives": "one"}
+    lists = sample_lists(
+        {"q": {"a": 1, "b": 1}, "r": {"c": 1}}, candidates={"q": {"a": 2.0}}, **keywords
+    )
+    assert [(item.doc_ids[0] in "abc", item.labels) for item in lists] == [
+        (True, (1.0,)),
+        (True, (1.0,)),
+    ]
+    assert capsys.readouterr().err == "1 of 2 judged queries have no candidates\n"
+    (single,) = sample_lists({"q": {"a": 2}}, **{**keywords, "list_size": 1})
+    assert single == TrainingList("q", ("a",), (2.0,))
 
 
 def test_in_batch_lists_and_scores():
@@ -198,6 +242,7 @@ def test_a_bad_list_is_not_half_written(tmp_path):
         ({"list_size": 2}, "no source of negatives"),
         ({"list_size": 1, "skip_top": 5, "depth": 5}, "skip_top: 5 with depth 5"),
         ({"list_size": 1, "per": "document"}, "per: 'document'; expected 'positive'"),
+        ({"list_size": 1, "positives": "two"}, "positives: 'two'; expected 'all' or"),
     ],
 )
 def test_sampling_mistakes(keywords, message):
