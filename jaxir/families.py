@@ -9,9 +9,15 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from jaxir.data.pipeline import PipelineConfig
 from jaxir.dense import model as dense_model
 from jaxir.dense import task as dense_task
 from jaxir.errors import InputError
+from jaxir.lm import masked, t5
+from jaxir.nn import t5 as t5_model
+from jaxir.rank import model as rank_model
+from jaxir.rank import task as rank_task
+from jaxir.text import Templates
 
 __all__ = [
     "FAMILIES",
@@ -31,21 +37,54 @@ class Family(NamedTuple):
       config_class: the frozen dataclass that describes a model of this kind.
       init: ``init(config, rng) -> params``.
       make_task: ``make_task(config, losses) -> Task``.
-      encode_query: ``encode_query(config, params, tokens) -> array``.
-      encode_doc: ``encode_doc(config, params, tokens) -> array``.
       losses_class: the frozen dataclass that ``make_task`` takes.
       adapt_params: ``adapt_params(config, params, target_config) -> params`` of another
         configuration that starts from these.
+      texts: ``texts(config, pipeline) -> pipeline`` that makes the texts a model of
+        this configuration reads; None where lists of documents are not learned from.
+      encode_query: ``encode_query(config, params, tokens) -> array``; None for models
+        that read query and document together.
+      encode_doc: ``encode_doc(config, params, tokens) -> array``, or None.
+      score: ``score(config, params, tokens) -> [B]`` of joint texts, or None.
     """
 
     kind: str
     config_class: type
     init: Callable
     make_task: Callable
-    encode_query: Callable
-    encode_doc: Callable
     losses_class: type
     adapt_params: Callable
+    texts: Callable[[Any, PipelineConfig], PipelineConfig] | None = None
+    encode_query: Callable | None = None
+    encode_doc: Callable | None = None
+    score: Callable | None = None
+
+
+def _apart(config: Any, pipeline: PipelineConfig) -> PipelineConfig:
+    """Query and document as two texts."""
+    return dataclasses.replace(
+        pipeline,
+        encode="separate",
+        query_length=config.query_length,
+        doc_length=config.doc_length,
+        templates=Templates(query=config.query_template, doc=config.doc_template),
+    )
+
+
+def _by_template(config: Any, pipeline: PipelineConfig) -> PipelineConfig:
+    """Query and document as one text by T5's template."""
+    return dataclasses.replace(
+        pipeline,
+        encode="template",
+        doc_length=config.max_length,
+        templates=Templates(pair=config.template),
+        eos=config.eos,
+    )
+
+
+def _as_segments(config: Any, pipeline: PipelineConfig) -> PipelineConfig:
+    """Query and document as the two segments of a text for BERT."""
+    return dataclasses.replace(pipeline, encode="joint", doc_length=config.max_length)
 
 
 FAMILIES: Mapping[str, Family] = types.MappingProxyType(
@@ -55,10 +94,47 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
             config_class=dense_model.DenseConfig,
             init=dense_model.init_params,
             make_task=dense_task.make_task,
-            encode_query=dense_model.encode_query,
-            encode_doc=dense_model.encode_doc,
             losses_class=dense_task.DenseLoss,
             adapt_params=dense_model.adapt_params,
+            texts=_apart,
+            encode_query=dense_model.encode_query,
+            encode_doc=dense_model.encode_doc,
+        ),
+        "rank_t5": Family(
+            kind="rank_t5",
+            config_class=rank_model.RankT5Config,
+            init=rank_model.init_params,
+            make_task=rank_task.make_task,
+            losses_class=rank_task.RankLoss,
+            adapt_params=rank_model.adapt_params,
+            texts=_by_template,
+            score=rank_model.score,
+        ),
+        "rank_bert": Family(
+            kind="rank_bert",
+            config_class=rank_model.CrossEncoderConfig,
+            init=rank_model.init_params,
+            make_task=rank_task.make_task,
+            losses_class=rank_task.RankLoss,
+            adapt_params=rank_model.adapt_params,
+            texts=_as_segments,
+            score=rank_model.score,
+        ),
+        "t5": Family(
+            kind="t5",
+            config_class=t5_model.T5Config,
+            init=t5_model.init_params,
+            make_task=t5.make_task,
+            losses_class=t5.SpanLoss,
+            adapt_params=t5.adapt_params,
+        ),
+        "masked_lm": Family(
+            kind="masked_lm",
+            config_class=masked.MaskedLMConfig,
+            init=masked.init_params,
+            make_task=masked.make_task,
+            losses_class=masked.MaskedLoss,
+            adapt_params=masked.adapt_params,
         ),
     }
 )

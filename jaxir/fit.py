@@ -28,7 +28,7 @@ from jaxir.data.tfds_lists import prepare_lists
 from jaxir.errors import InputError
 from jaxir.families import family
 from jaxir.progress import say
-from jaxir.text import Templates, load_tokenizer
+from jaxir.text import load_tokenizer
 from jaxir.train.loop import TrainConfig, train
 from jaxir.train.optimizers import OptimizerConfig
 from jaxir.validate import ValidationConfig, make_validation
@@ -225,13 +225,14 @@ def fit(
     if isinstance(collection, str):
         collection = open_collection(collection)
     row = family(model.kind)
-    config = model.config
-    pipeline = dataclasses.replace(
-        pipeline,
-        query_length=config.query_length,
-        doc_length=config.doc_length,
-        templates=Templates(query=config.query_template, doc=config.doc_template),
-    )
+    if row.texts is None:
+        raise InputError(
+            model.path or "model",
+            f"a model of kind {model.kind!r}, which does not learn from lists",
+            "a retriever or a reranker",
+            "make one of it: reranker.load_reranker, or --head in jaxir convert",
+        )
+    pipeline = row.texts(model.config, pipeline)
     evaluate = None
     if validation is not None and validation.split is not None:
         evaluate = make_validation(model, collection, validation)
@@ -244,7 +245,7 @@ def fit(
             process_index=jax.process_index(), process_count=jax.process_count(),
         )  # fmt: skip
         result = train(
-            row.make_task(config, loss),
+            row.make_task(model.config, loss),
             batches,
             loop,
             optimizer=optimizer,
@@ -253,7 +254,7 @@ def fit(
             evaluate=evaluate,
         )
     trained = model_from_parts(
-        model.kind, config, result.params, model.tokenizer, path=str(work_dir)
+        model.kind, model.config, result.params, model.tokenizer, path=str(work_dir)
     )
     gin_text = (
         operative_config if isinstance(operative_config, str) else operative_config()
