@@ -261,7 +261,7 @@ def configured_run(default: Callable[..., Any]) -> Callable[..., Any]:
         return configured(default)
     # read as a macro, so that the operative config repeats it
     with gin.config_scope("RUN"):
-        run = gin.config.macro()
+        run = gin.get_configurable("gin.macro")()
     if not callable(run):
         raise InputError("--gin.RUN", repr(run), "a function, as in @fit.fit")
     return configured(inspect.unwrap(run))
