@@ -22,6 +22,7 @@ __all__ = [
     "BATCH_TOKENS",
     "Batch",
     "default_batch_tokens",
+    "fine_lengths",
     "plan_batches",
     "run_batches",
     "start_batch",
@@ -54,6 +55,31 @@ def default_batch_tokens() -> int:
     return BATCH_TOKENS // 2 * cpu_cores()
 
 
+def fine_lengths(max_length: int) -> tuple[int, ...]:
+    """Lengths to pad to where the work is worth twice the compilations.
+
+    Multiples of 8 up to 128, of 16 up to 256, of 32 up to 512, and so on: half the
+    steps of ``text.bucket_lengths``.  Pairs of a query and a document, batches of 1024
+    tokens, cut at 128 and at 512 tokens: padding adds 0 to 6 % and 3 to 6 % on SciFact,
+    NFCorpus, medquad, CoSQA and Vaswani (BERT's and T5's vocabularies), where the
+    coarser lengths add 0 to 12 % and 6 to 13 %.
+
+    Example::
+
+      >>> fine_lengths(40)
+      (8, 16, 24, 32, 40)
+      >>> fine_lengths(300)[-6:]
+      (208, 224, 240, 256, 288, 300)
+    """
+    lengths, length, step = [], 8, 8
+    while length < max_length:
+        lengths.append(length)
+        if length == 16 * step:
+            step *= 2
+        length += step
+    return (*lengths, max_length)
+
+
 def plan_batches(
     lengths: np.ndarray,
     max_length: int,
@@ -61,6 +87,7 @@ def plan_batches(
     batch_tokens: int = BATCH_TOKENS,
     multiple: int = 1,
     fill: bool = True,
+    fine: bool = False,
 ) -> list[Batch]:
     """Packs texts into batches of fixed shapes, longest texts first.
 
@@ -71,6 +98,7 @@ def plan_batches(
       multiple: rows are a multiple of this, the number of devices.
       fill: every batch of a length has the same rows, the last one padded; otherwise
         the last one may take a quarter, a sixteenth, … of them, for few texts.
+      fine: pad to :func:`fine_lengths`, for many texts.
 
     Example::
 
@@ -78,7 +106,7 @@ def plan_batches(
       ...                                        batch_tokens=64)]
       [(1, 64), (4, 16)]
     """
-    buckets = bucket_lengths(max_length)
+    buckets = (fine_lengths if fine else bucket_lengths)(max_length)
     order = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
     while start < len(order):
@@ -132,6 +160,7 @@ def run_batches(
     mesh: Mesh,
     batch_tokens: int,
     fill: bool = False,
+    fine: bool = False,
     boundaries: np.ndarray | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields ``(rows, results)`` of each batch, two others being under way.
@@ -145,6 +174,7 @@ def run_batches(
       mesh: devices that share each batch.
       batch_tokens: tokens of a batch, padding included.
       fill: see :func:`plan_batches`.
+      fine: see :func:`plan_batches`.
       boundaries: where segment 1 of each text begins; None for one segment.
 
     Example::
@@ -163,6 +193,7 @@ def run_batches(
         batch_tokens=batch_tokens,
         multiple=num_shards(mesh),
         fill=fill,
+        fine=fine,
     )
     under_way: collections.deque[tuple[Batch, jax.Array]] = collections.deque()
     for batch in plan:

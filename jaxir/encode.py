@@ -46,6 +46,11 @@ def _compiled(kind: str, side: Side, config: Any) -> Callable:
     """One jitted function for each architecture, whatever its weights."""
     chosen = family(kind)
     encode = chosen.encode_query if side == "query" else chosen.encode_doc
+    if encode is None:
+        raise InputError(
+            "model", f"of kind {kind!r}, which gives no vectors", "a bi-encoder",
+            "a cross-encoder serves `jaxir rerank`",
+        )  # fmt: skip
     return jax.jit(partial(encode, config))
 
 
@@ -60,7 +65,8 @@ class TextEncoder:
       max_length: cuts texts shorter than the model's own limit.
 
     Raises:
-      InputError: ``max_length`` is beyond the model's positions.
+      InputError: ``max_length`` is beyond the model's positions, or the model is of a
+        kind that has no vectors.
     """
 
     def __init__(
@@ -72,6 +78,7 @@ class TextEncoder:
         batch_tokens: int | None = None,
         max_length: int | None = None,
     ) -> None:
+        self._encode = _compiled(model.kind, side, model.config)
         self.side = side
         self.batch_tokens = batch_tokens or default_batch_tokens()
         self.tokenizer = model.tokenizer
@@ -85,7 +92,6 @@ class TextEncoder:
             )
         self.template = getattr(model.config, f"{side}_template")
         self.mesh = make_mesh() if mesh is None else mesh
-        self._encode = _compiled(model.kind, side, model.config)
         self._params = jax.device_put(model.params, replicated(self.mesh))
 
     def tokenize(self, texts: Sequence[str]) -> list[np.ndarray]:

@@ -8,8 +8,7 @@ min-max within the list, mean, times a constant).
 
 import hashlib
 import os
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +21,11 @@ from jaxir.errors import InputError
 from jaxir.files import sha256_file
 from jaxir.fuse import NORMALIZATIONS
 from jaxir.progress import progress_bar
+from jaxir.scorers import Scorer, make_scorer
 
 __all__ = [
-    "TEACHERS",
     "LabelReport",
     "Teacher",
-    "bi_encoder_teacher",
     "combine_scores",
     "label",
     "label_lists",
@@ -35,7 +33,7 @@ __all__ = [
     "make_teacher",
 ]
 
-Teacher = Callable[[Sequence[str], Sequence[Sequence[str]]], list[np.ndarray]]
+Teacher = Scorer
 """``teacher(queries, docs)``: scores ``[L]`` of each query text's document texts."""
 
 
@@ -53,55 +51,15 @@ class LabelReport(NamedTuple):
     teachers: int
 
 
-def bi_encoder_teacher(model: Any, *, keep: int = 50_000) -> Teacher:
-    """A teacher that scores by the inner product of a bi-encoder's vectors.
-
-    A model of cosine similarity gives normalised vectors, so that the product is its
-    cosine.  Vectors of recent documents are kept, since lists share documents.
-
-    Args:
-      model: from ``load_model``.
-      keep: documents whose vectors are kept.
-    """
-    from jaxir.encode import TextEncoder
-
-    encode_query = TextEncoder(model, side="query")
-    encode_doc = TextEncoder(model, side="doc")
-    kept: OrderedDict[str, np.ndarray] = OrderedDict()
-
-    def teacher(
-        queries: Sequence[str], docs: Sequence[Sequence[str]]
-    ) -> list[np.ndarray]:
-        texts = dict.fromkeys(text for group in docs for text in group)
-        fresh = [text for text in texts if text not in kept]
-        if fresh:
-            kept.update(zip(fresh, encode_doc(fresh), strict=True))
-        scores = []
-        for vector, group in zip(encode_query(list(queries)), docs, strict=True):
-            rows = np.stack([kept[text] for text in group])
-            scores.append((rows @ vector).astype(np.float32))
-        for text in texts:
-            kept.move_to_end(text)
-        while len(kept) > keep:
-            kept.popitem(last=False)
-        return scores
-
-    return teacher
-
-
-TEACHERS: dict[str, Callable[[Any], Teacher]] = {"dense": bi_encoder_teacher}
-"""How a model of each kind teaches; a family that can score pairs adds a row."""
-
-
 def load_teacher(spec: str | os.PathLike) -> Teacher:
-    """The teacher that a model directory or ``hf:ID`` holds.
+    """The teacher that a model is, wherever it lies.
 
     Raises:
       InputError: there is no such model, or its kind cannot teach.
     """
-    from jaxir.checkpoints.model_dir import load_model
+    from jaxir.reranker import load_scoring_model
 
-    return make_teacher(load_model(spec))
+    return make_teacher(load_scoring_model(spec))
 
 
 def make_teacher(model: Any) -> Teacher:
@@ -110,12 +68,7 @@ def make_teacher(model: Any) -> Teacher:
     Raises:
       InputError: its kind cannot teach.
     """
-    if model.kind not in TEACHERS:
-        raise InputError(
-            model.path or "teacher", f"a model of kind {model.kind!r} as a teacher",
-            "one of " + ", ".join(TEACHERS),
-        )  # fmt: skip
-    return TEACHERS[model.kind](model)
+    return make_scorer(model, role="teacher")
 
 
 def combine_scores(

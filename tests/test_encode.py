@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from tiny_rerankers import tiny_reranker
 
 from jaxir import encode
 from jaxir.data.collection import open_collection
@@ -55,6 +56,12 @@ def test_templates_and_sides(make_tiny_model):
 def test_longer_than_the_model(model):
     with pytest.raises(InputError, match="doc length: 65 tokens; expected 3 to 64"):
         TextEncoder(model, side="doc", max_length=65)
+
+
+def test_a_model_without_vectors(tmp_path):
+    model = tiny_reranker("encdec", tmp_path)
+    with pytest.raises(InputError, match="kind 'rank_t5', which gives no vectors"):
+        TextEncoder(model, side="doc")
 
 
 @pytest.mark.parametrize("shard_rows", [5, 12, 100])

@@ -6,7 +6,13 @@ import pytest
 from jaxir.data.collection import open_collection
 from jaxir.data.lists import TrainingList, read_lists, write_lists
 from jaxir.errors import InputError
-from jaxir.label import combine_scores, label, label_lists, load_teacher
+from jaxir.label import (
+    combine_scores,
+    label,
+    label_lists,
+    load_teacher,
+    make_teacher,
+)
 
 LISTS = [
     TrainingList("q-river-train", ("river0", "bread1", "engine2"), (2.0, 0.0, 0.0)),
@@ -127,31 +133,12 @@ def test_output_over_input(collection, tmp_path):
 
 
 def test_a_kind_that_cannot_teach(monkeypatch):
-    from types import SimpleNamespace
+    from jaxir import reranker
+    from jaxir.checkpoints.model_dir import Model
 
-    from jaxir.checkpoints import model_dir
-
-    monkeypatch.setattr(
-        model_dir, "load_model", lambda spec: SimpleNamespace(kind="hyper", path=spec)
-    )
+    model = Model("hyper", None, {}, None, "", "somewhere")
     with pytest.raises(InputError, match="kind 'hyper' as a teacher; expected one of"):
+        make_teacher(model)
+    monkeypatch.setattr(reranker, "load_model", lambda spec: model)
+    with pytest.raises(InputError, match="somewhere: a model of kind 'hyper', which"):
         load_teacher("somewhere")
-
-
-@pytest.mark.slow
-def test_bi_encoder_teacher_is_the_dot_of_its_vectors(minilm_path, collection):
-    from jaxir.checkpoints.model_dir import load_model
-    from jaxir.encode import encode_texts
-    from jaxir.label import bi_encoder_teacher
-
-    model = load_model(str(minilm_path))
-    labelled = list(label([bi_encoder_teacher(model, keep=2)], LISTS, collection))
-    for item in labelled:
-        query = collection.queries()[item.query_id]
-        texts = collection.docs.texts(collection.docs.rows(item.doc_ids).tolist())
-        expected = (
-            encode_texts(model, texts, side="doc")
-            @ encode_texts(model, [query], side="query")[0]
-        )
-        np.testing.assert_allclose(item.scores, expected, atol=1e-5)
-    assert labelled[0].scores[0] > max(labelled[0].scores[1:])

@@ -12,7 +12,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--teachers", nargs="+", required=True, help="model directories or hf:IDs")
+    add("--teachers", nargs="+", required=True, help="bi- or cross-encoders")
     add("--lists", required=True, help="training lists to read (JSON lines)")
     add("--collection", required=True, help="collection that the lists are over")
     add("--output", required=True, help="where the labelled lists go")
@@ -26,14 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import json
 
-    from jaxir.checkpoints.model_dir import load_model
     from jaxir.data.collection import open_collection, split_spec
     from jaxir.label import label_lists, make_teacher
     from jaxir.progress import say
+    from jaxir.reranker import load_scoring_model
 
     place, _ = split_spec(args.collection)
     collection = open_collection(place)
-    models = [load_model(spec) for spec in args.teachers]
+    models = [load_scoring_model(spec) for spec in args.teachers]
     report = label_lists(
         [make_teacher(model) for model in models], args.lists, collection,
         args.output, normalization=args.normalization, weights=args.weights,

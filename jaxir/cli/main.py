@@ -26,6 +26,7 @@ VERBS = {
     "train": "train a model as a gin file says",
     "index": "encode a collection and build an index",
     "search": "search an index with a collection's queries",
+    "rerank": "score a run's best documents anew with a model",
     "fuse": "fuse several runs into one",
     "evaluate": "compare runs with judgments and significance tests",
     "mine": "mine hard negatives into training lists",

@@ -5,7 +5,7 @@ import types
 
 import numpy as np
 
-from jaxir import label
+from jaxir import label, reranker
 from jaxir.checkpoints import model_dir
 from jaxir.cli.main import main
 from jaxir.data.lists import TrainingList, read_lists, write_lists
@@ -19,7 +19,7 @@ def _by_length(queries, docs):
 
 def test_label(tiny_collection, tmp_path, capsys, monkeypatch):
     model = types.SimpleNamespace(fingerprint="f")
-    monkeypatch.setattr(model_dir, "load_model", lambda spec: model)
+    monkeypatch.setattr(reranker, "load_scoring_model", lambda spec: model)
     monkeypatch.setattr(label, "make_teacher", lambda model: _by_length)
     write_lists(tmp_path / "lists.jsonl", LISTS)
     words = [

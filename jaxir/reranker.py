@@ -1,0 +1,343 @@
+"""Cross-encoders to start training from, and to use: rank documents, score pairs."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxir.checkpoints.model_dir import Model, load_model, model_from_parts
+from jaxir.errors import InputError
+from jaxir.families import family
+from jaxir.fit import with_changes
+from jaxir.rank.model import (
+    CrossEncoderConfig,
+    RankT5Config,
+    adapt_params,
+    params_from_backbone,
+)
+from jaxir.scorers import SCORERS, make_scorer
+from jaxir.text import Tokenizer
+
+__all__ = [
+    "MONOT5_TEMPLATE",
+    "TARGET_TOKEN",
+    "Document",
+    "Ranked",
+    "Reranker",
+    "load_reranker",
+    "load_scoring_model",
+]
+
+TARGET_TOKEN = "<extra_id_10>"
+"""The token whose logit is RankT5's score (arXiv 2210.10634, section 4.1)."""
+
+MONOT5_TEMPLATE = "Query: {query} Document: {document} Relevant:"
+"""How monoT5 writes a pair (arXiv 2003.06713, section 3)."""
+
+Document = str | Mapping[str, str]
+"""A text, or ``{"title": …, "text": …}``, read as a collection's documents are."""
+
+
+def load_reranker(
+    spec: str | os.PathLike,
+    *,
+    head: str | None = None,
+    target_token: str | None = None,
+    contrast_token: str | None = None,
+    tokenizer: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Model:
+    """A cross-encoder to train, of whatever its weights are.
+
+    ====================== ==========================================================
+    weights                become
+    ====================== ==========================================================
+    a cross-encoder        itself
+    a T5                   ``rank_t5``: EncDec without a new parameter, or Enc with a
+                           fresh score head
+    a BERT, RoBERTa, …     ``rank_bert`` with a fresh score head over the encoder of a
+                           bi-encoder of one tower or of a masked language model
+    ====================== ==========================================================
+
+    Args:
+      spec: what ``load_model`` takes.
+      head: ``"encdec"`` or ``"enc"``, for T5; None for the model's own, EncDec of a T5.
+      target_token: EncDec's token, None for the model's own, ``<extra_id_10>`` of a T5.
+      contrast_token: a second token, for monoT5's score; a T5 then reads monoT5's
+        template, unless ``changes`` has another.  Its tokens are ``▁true`` and
+        ``▁false``.
+      tokenizer: where the tokenizer is, for weights that come without one.
+      changes: fields of the configuration to replace, as ``{"max_length": 384,
+        "backbone.dtype": "bfloat16"}``.
+      seed: of the fresh parameters.
+
+    Raises:
+      InputError: no such model, one that cannot become a cross-encoder, a token that is
+        not in the vocabulary, or a change that does not fit.
+    """
+    model = _load(spec, tokenizer)
+    tokens = _tokens(model, head, target_token, contrast_token)
+    return _as_reranker(model, tokens | dict(changes or {}), seed)
+
+
+def load_scoring_model(
+    spec: str | os.PathLike,
+    *,
+    head: str | None = None,
+    target_token: str | None = None,
+    contrast_token: str | None = None,
+    tokenizer: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Model:
+    """A model that can score as it is: nothing in it is fresh.
+
+    Cross-encoders, bi-encoders, and T5 language models, which are read as EncDec (the
+    released RankT5 and monoT5 are such).  Arguments as :func:`load_reranker`.
+
+    Raises:
+      InputError: as :func:`load_reranker`, or a model that was not trained to score.
+    """
+    model = _load(spec, tokenizer)
+    tokens = _tokens(model, head, target_token, contrast_token)
+    if model.kind == "t5":
+        if tokens["head"] != "encdec":
+            raise InputError(
+                "head", f"{head!r} over a T5 without a score head", "'encdec'",
+                "train it on lists first (jaxir train)",
+            )  # fmt: skip
+        return _as_reranker(model, tokens | dict(changes or {}), 0)
+    if model.kind not in SCORERS:
+        raise InputError(
+            model.path or os.fspath(spec),
+            f"a model of kind {model.kind!r}, which does not score pairs",
+            "one of " + ", ".join([*SCORERS, "t5"]),
+            "train it on lists first (jaxir train)",
+        )
+    if model.kind == "dense":
+        return _changed(model, dict(changes or {}))
+    return _as_reranker(model, tokens | dict(changes or {}), 0)
+
+
+def _load(spec: str | os.PathLike, tokenizer: str | None) -> Model:
+    if tokenizer is None:
+        return load_model(spec)
+    return load_model(spec, tokenizer=tokenizer)
+
+
+def _tokens(
+    model: Model, head: str | None, target: str | None, contrast: str | None
+) -> dict[str, Any]:
+    """The changes that head and tokens stand for."""
+    if model.kind not in ("t5", "rank_t5"):
+        named = {"head": head, "target_token": target, "contrast_token": contrast}
+        for name, value in named.items():
+            if value is not None:
+                raise InputError(
+                    name, f"{value!r} for a model of kind {model.kind!r}", "a T5",
+                    "leave it out",
+                )  # fmt: skip
+        return {}
+    changes: dict[str, Any] = {}
+    if model.kind == "t5":
+        head = head or "encdec"
+        target = target or TARGET_TOKEN
+        if contrast is not None:
+            changes["template"] = MONOT5_TEMPLATE
+    if head is not None:
+        changes["head"] = head
+    final = head or model.config.head
+    if final != "encdec":  # an encoder reads no vocabulary
+        return changes
+    if target is not None:
+        changes["target_id"] = _token_id("target_token", target, model.tokenizer)
+    if contrast is not None:
+        changes["contrast_id"] = _token_id("contrast_token", contrast, model.tokenizer)
+    return changes
+
+
+def _token_id(name: str, token: str, tokenizer: Tokenizer) -> int:
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        marked = f"▁{token}"  # sentencepiece's mark of a word's beginning
+        known = tokenizer.token_to_id(marked) is not None
+        raise InputError(
+            name, f"{token!r} is not in the vocabulary of {tokenizer.name}",
+            "one of its tokens",
+            f"write {marked!r}" if known else "a token as the vocabulary spells it",
+        )  # fmt: skip
+    return found
+
+
+def _changed(model: Model, changes: Mapping[str, Any]) -> Model:
+    """Another configuration of the same parameters; a compute type, say."""
+    if not changes:
+        return model
+    config = with_changes(model.config, changes)
+    params = family(model.kind).adapt_params(model.config, model.params, config)
+    return model_from_parts(
+        model.kind, config, params, model.tokenizer, path=model.path
+    )
+
+
+def _as_reranker(model: Model, changes: dict[str, Any], seed: int) -> Model:
+    rng = jax.random.key(seed)
+    kind, config, params = model.kind, model.config, model.params
+    if kind == "t5":
+        named = {
+            name: changes.pop(name)
+            for name in ("head", "target_id", "contrast_id", "template")
+            if name in changes
+        }
+        kind, config = "rank_t5", RankT5Config(backbone=config, **named)
+        params = params_from_backbone(config, params, rng)
+    elif kind in ("dense", "masked_lm"):
+        config, tree = _encoder(model)
+        kind, params = "rank_bert", params_from_backbone(config, tree, rng)
+    elif kind not in ("rank_t5", "rank_bert"):
+        raise InputError(
+            model.path or "model", f"a model of kind {kind!r}",
+            "a T5, a BERT or a cross-encoder",
+        )  # fmt: skip
+    elif not changes:
+        return model
+    wanted = with_changes(config, changes)
+    if wanted != config:
+        params = adapt_params(config, params, wanted)
+    return model_from_parts(kind, wanted, params, model.tokenizer, path=model.path)
+
+
+def _encoder(model: Model) -> tuple[CrossEncoderConfig, Any]:
+    """The cross-encoder that a BERT becomes, and the encoder's parameters."""
+    backbone, pooling = model.config.backbone, "cls"
+    if model.kind == "dense":
+        if "shared" not in model.params:
+            raise InputError(
+                model.path or "model", "a bi-encoder of two towers", "one encoder",
+                "name one of the encoders it was made of",
+            )  # fmt: skip
+        tree = model.params["shared"]["backbone"]
+        pooling = "mean" if model.config.pooling == "mean" else "cls"
+    else:
+        tree = model.params["backbone"]
+    config = CrossEncoderConfig(
+        backbone=dataclasses.replace(
+            backbone, pooler=backbone.pooler and pooling == "cls"
+        ),
+        pooling=pooling,
+        dropout=backbone.dropout,
+        max_length=min(CrossEncoderConfig.max_length, backbone.max_length),
+    )
+    return config, tree
+
+
+class Ranked(TypedDict, total=False):
+    """A document of :meth:`Reranker.rank`.
+
+    Attributes:
+      corpus_id: its place among the documents given.
+      score: higher for more relevant.
+      text: what was read; absent without ``return_documents``.
+    """
+
+    corpus_id: int
+    score: float
+    text: str
+
+
+class Reranker:
+    """Ranks documents for a query; names as in sentence-transformers' ``CrossEncoder``.
+
+    Scores are the network's own: no sigmoid is taken of them.
+
+    Args:
+      model: from :func:`load_reranker` or ``load_model``, or what
+        :func:`load_scoring_model` takes.
+      mesh: devices that share each batch; by default all devices of this process.
+      batch_tokens: tokens of a batch; None for ``bucketing.default_batch_tokens()``.
+      max_length: most tokens of a pair (of a document, for a bi-encoder).
+
+    Raises:
+      InputError: the model cannot score.
+
+    Example::
+
+      reranker = Reranker("models/rankt5")
+      reranker.rank("why is the sky blue", ["Rayleigh scattering", "Bread"], top_k=1)
+    """
+
+    def __init__(
+        self,
+        model: Model | str | os.PathLike,
+        *,
+        mesh: Mesh | None = None,
+        batch_tokens: int | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        if not isinstance(model, Model):
+            model = load_scoring_model(model)
+        self.model = model
+        self._scorer = make_scorer(
+            model, mesh=mesh, batch_tokens=batch_tokens, max_length=max_length
+        )
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[Document],
+        top_k: int | None = None,
+        return_documents: bool = True,
+    ) -> list[Ranked]:
+        """The documents, best first; equal scores in the order given.
+
+        Args:
+          query: its text.
+          documents: texts, or mappings with ``text`` and perhaps ``title``.
+          top_k: how many to return; all if None.
+          return_documents: whether each result carries its ``text``.
+
+        Raises:
+          InputError: a document without text, or ``top_k`` below 1.
+        """
+        if top_k is not None and top_k < 1:
+            raise InputError("top_k", str(top_k), "at least 1")
+        texts = [_text(i, document) for i, document in enumerate(documents)]
+        (scores,) = self._scorer([query], [texts])
+        order = np.argsort(-scores, kind="stable")[:top_k].tolist()
+        ranked = [Ranked(corpus_id=i, score=float(scores[i])) for i in order]
+        if return_documents:
+            for result in ranked:
+                result["text"] = texts[result["corpus_id"]]
+        return ranked
+
+    def predict(self, pairs: Sequence[tuple[str, Document]]) -> np.ndarray:
+        """Scores float32 ``[len(pairs)]`` of ``(query, document)`` pairs.
+
+        Raises:
+          InputError: a document without text.
+        """
+        places: dict[str, list[int]] = {}
+        for i, (query, _) in enumerate(pairs):
+            places.setdefault(query, []).append(i)
+        docs = [[_text(i, pairs[i][1]) for i in group] for group in places.values()]
+        scores = np.empty(len(pairs), np.float32)
+        found = self._scorer(list(places), docs)
+        for group, values in zip(places.values(), found, strict=True):
+            scores[group] = values
+        return scores
+
+
+def _text(place: int, document: Document) -> str:
+    """A document as one text: title, a space, and text, stripped."""
+    if isinstance(document, str):
+        return document
+    if "text" not in document:
+        raise InputError(
+            f"document {place}", f"keys {', '.join(document) or 'none'}",
+            "'text', and 'title' where there is one",
+        )  # fmt: skip
+    return f"{document.get('title') or ''} {document['text']}".strip()

@@ -1,0 +1,72 @@
+"""Scorers of texts: every kind by its own oracle, and kinds that cannot score."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tiny_rerankers import tiny_reranker
+
+from jaxir.data.collection import open_collection
+from jaxir.encode import encode_texts
+from jaxir.errors import InputError
+from jaxir.label import label, make_teacher
+from jaxir.rank.score import PairScorer
+from jaxir.scorers import SCORERS, bi_encoder_scorer, make_scorer
+
+QUERIES = ["rivers to the sea", "yeast"]
+DOCS = [["banks of clay", "bread", "wheels of steel"], ["bread"]]
+
+
+@pytest.fixture
+def dense(make_tiny_model):
+    return make_tiny_model()
+
+
+def products(model):
+    vectors = encode_texts(model, QUERIES, side="query")
+    return [
+        encode_texts(model, docs, side="doc") @ vector
+        for vector, docs in zip(vectors, DOCS, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("keep", [1, 2, 50])
+def test_bi_encoder_is_the_product_of_its_vectors(dense, keep):
+    scorer = bi_encoder_scorer(dense, keep=keep)
+    for _ in range(2):
+        for found, expected in zip(scorer(QUERIES, DOCS), products(dense), strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert [len(scores) for scores in scorer(QUERIES, [[], ["bread"]])] == [0, 1]
+
+
+@pytest.mark.parametrize("kind", ["encdec", "bert"])
+def test_cross_encoder_is_its_pair_scorer(kind, tmp_path):
+    model = tiny_reranker(kind, tmp_path)
+    pairs = PairScorer(model.config, model.params, model.tokenizer, max_length=24)
+    found = make_scorer(model, max_length=24)(QUERIES, DOCS)
+    for query, docs, scores in zip(QUERIES, DOCS, found, strict=True):
+        expected = pairs([(query, doc) for doc in docs])
+        np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+def test_a_cross_encoder_teaches(tmp_path, tiny_collection):
+    from jaxir.data.lists import TrainingList
+
+    model = tiny_reranker("bert", tmp_path / "model")
+    collection = open_collection(str(tiny_collection))
+    lists = [TrainingList("q-river-train", ("river0", "bread1"), (2.0, 0.0))]
+    (labelled,) = label([make_teacher(model)], lists, collection)
+    query = collection.queries()["q-river-train"]
+    texts = collection.docs.texts(collection.docs.rows(["river0", "bread1"]))
+    (expected,) = make_scorer(model)([query], [texts])
+    np.testing.assert_allclose(labelled.scores, expected, atol=1e-6)
+
+
+def test_kinds_that_cannot_score():
+    model = SimpleNamespace(kind="masked_lm", path="models/lm")
+    known = ", ".join(SCORERS)
+    message = (
+        f"models/lm: a model of kind 'masked_lm' as a rescorer; expected .*{known}"
+    )
+    with pytest.raises(InputError, match=message):
+        make_scorer(model, role="rescorer")
