@@ -26,6 +26,8 @@ __all__ = [
     "Backbone",
     "backbone_config",
     "backbone_params",
+    "backbone_to_huggingface",
+    "backbone_weights",
     "export_backbone",
     "load_backbone",
 ]
@@ -256,6 +258,37 @@ def load_backbone(spec: str | os.PathLike) -> Backbone:
     return Backbone(config, backbone_params(config, weights, where=directory))
 
 
+def backbone_to_huggingface(config: BertConfig) -> dict[str, Any]:
+    """The ``config.json`` from which ``AutoModel`` makes the same encoder."""
+    keys = _DISTILBERT_KEYS if config.family == "distilbert" else _BERT_KEYS
+    data = {theirs: getattr(config, ours) for ours, theirs in keys.items()}
+    data |= {
+        "architectures": [_CLASS_NAMES[config.family]],
+        "model_type": config.family,
+        "dtype": "float32",
+    }
+    if config.family != "distilbert":
+        data["position_embedding_type"] = "absolute"
+    return data
+
+
+def backbone_weights(
+    config: BertConfig, params: Params, *, where: object
+) -> dict[str, np.ndarray]:
+    """An encoder's parameters as ``AutoModel`` names them; the inverse of import.
+
+    Args:
+      config: the encoder's shape.
+      params: its parameters.
+      where: what is being written, for errors.
+
+    Raises:
+      InputError: parameters that are not such an encoder's.
+    """
+    host = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
+    return invert(host, _RULES[config.family], where=where)
+
+
 def export_backbone(
     config: BertConfig, params: Params, directory: str | os.PathLike
 ) -> None:
@@ -270,17 +303,7 @@ def export_backbone(
       InputError: parameters that are not such an encoder's.
     """
     directory = Path(directory)
-    keys = _DISTILBERT_KEYS if config.family == "distilbert" else _BERT_KEYS
-    data = {theirs: getattr(config, ours) for ours, theirs in keys.items()}
-    data |= {
-        "architectures": [_CLASS_NAMES[config.family]],
-        "model_type": config.family,
-        "dtype": "float32",
-    }
-    if config.family != "distilbert":
-        data["position_embedding_type"] = "absolute"
-    host = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
-    weights = invert(host, _RULES[config.family], where=directory)
+    weights = backbone_weights(config, params, where=directory)
     save_weights(directory / "model.safetensors", weights)
     with atomic_file(directory / "config.json") as out:
-        out.write(json.dumps(data, indent=2) + "\n")
+        out.write(json.dumps(backbone_to_huggingface(config), indent=2) + "\n")
