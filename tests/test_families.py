@@ -6,6 +6,7 @@ import json
 import jax
 import pytest
 
+from jaxir.data.pipeline import PipelineConfig
 from jaxir.dense.model import DenseConfig
 from jaxir.errors import InputError
 from jaxir.families import (
@@ -15,17 +16,35 @@ from jaxir.families import (
     family,
     family_of_config,
 )
+from jaxir.lm.masked import MaskedLMConfig
 from jaxir.nn.bert import BertConfig
+from jaxir.nn.t5 import T5Config
+from jaxir.rank.model import CrossEncoderConfig, RankT5Config
 
 TINY = BertConfig(vocab_size=20, hidden_size=8, num_layers=1, num_heads=2)
+TINY_T5 = T5Config(20, 8, 2, 4, 16, 1, 1)
+CONFIGS = {
+    "dense": DenseConfig(TINY),
+    "rank_t5": RankT5Config(TINY_T5, target_id=7),
+    "rank_bert": CrossEncoderConfig(TINY),
+    "t5": TINY_T5,
+    "masked_lm": MaskedLMConfig(TINY),
+}
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_row_is_complete(kind):
     row = family(kind)
     assert row.kind == kind
-    config = row.config_class(backbone=TINY)
+    config = CONFIGS[kind]
     assert family_of_config(config) is row
+    plain = json.loads(json.dumps(config_to_dict(config)))
+    assert config_from_dict(kind, plain) == config
+    assert (row.encode_query is None) == (row.encode_doc is None)
+    assert row.encode_query is None or row.score is None
+    if row.texts is not None:  # learns from lists, so it retrieves or reranks
+        assert row.encode_query is not None or row.score is not None
+        assert row.texts(config, PipelineConfig()).doc_length >= 1
     params = row.init(config, jax.random.key(0))
     task = row.make_task(config, row.losses_class())
     again = task.init(jax.random.key(0), None)
