@@ -28,14 +28,8 @@ import numpy as np
 
 from jaxir import __version__
 from jaxir.checkpoints.card import write_card
+from jaxir.checkpoints.imports import Imported, import_folder, import_named
 from jaxir.checkpoints.rules import check_shapes, flatten
-from jaxir.checkpoints.sentence_transformers import (
-    ImportedDense,
-    is_sentence_transformer,
-    load_dpr,
-    load_plain_encoder,
-    load_sentence_transformer,
-)
 from jaxir.checkpoints.weights import (
     read_json,
     resolve,
@@ -204,44 +198,48 @@ def _exchange(staging: Path, directory: Path) -> None:
         raise
 
 
-def load_model(spec: str | os.PathLike, *, kind: str | None = None) -> Model:
+def load_model(
+    spec: str | os.PathLike,
+    *,
+    kind: str | None = None,
+    tokenizer: str | os.PathLike | None = None,
+) -> Model:
     """Loads a model from wherever it is.
 
     ==================== ============================================================
     spec                 what it is
     ==================== ============================================================
     a folder             ours (``model.json``), sentence-transformers
-                         (``modules.json``), or a bare BERT, RoBERTa or DistilBERT
+                         (``modules.json``), or Hugging Face's: a T5 (kind ``t5``),
+                         a sequence classifier with one label (``rank_bert``), or a
+                         bare BERT, RoBERTa or DistilBERT (``dense``)
     ``hf:ID``            the same, from the Hugging Face hub or its cache
     ``dpr:Q,C``          DPR's question and context encoders, folders or ``hf:ID``
+    ``t5x:PATH``         a T5X checkpoint of a T5 (kind ``t5``), with a tokenizer in
+                         its folder or beside it, or ``tokenizer=``
     ==================== ============================================================
 
     Args:
       spec: see above.
       kind: the family that is asked for; any if None.
+      tokenizer: the tokenizer to take instead of the model's own, as
+        ``text.load_tokenizer`` takes it.
 
     Raises:
-      InputError: no model there, one of another kind, or one with parts missing.
+      InputError: no model there, one of another kind, one with parts missing, no
+        tokenizer, or one with more entries than the model.
     """
     text = os.fspath(spec)
-    if text.startswith("dpr:"):
-        question, comma, context = text.removeprefix("dpr:").partition(",")
-        if not comma:
-            raise InputError(text, "one encoder", "dpr:QUESTION,CONTEXT")
-        return _imported(load_dpr(question, context), text, kind)
-    directory = resolve(text)
-    if (directory / "model.json").is_file():
-        return _load_own(directory, kind)
-    if is_sentence_transformer(directory):
-        return _imported(load_sentence_transformer(directory), text, kind)
-    if (directory / "config.json").is_file():
-        return _imported(load_plain_encoder(text), text, kind)
-    raise InputError(
-        directory,
-        "no model here",
-        "model.json (jaxir), modules.json (sentence-transformers) or config.json",
-        "a training that was interrupted leaves checkpoints/ only: run it to its end",
-    )
+    found = import_named(text)
+    if found is None:
+        directory = resolve(text)
+        if (directory / "model.json").is_file():
+            model = _load_own(directory, kind)
+            if tokenizer is None:
+                return model
+            return model._replace(tokenizer=_tokenizer(tokenizer, model.config))
+        found = import_folder(directory, text)
+    return _imported(found, text, kind, tokenizer)
 
 
 def _load_own(directory: Path, kind: str | None) -> Model:
@@ -289,13 +287,38 @@ def _check_kind(where: object, found: str, wanted: str | None) -> None:
         )
 
 
-def _imported(imported: ImportedDense, spec: str, kind: str | None) -> Model:
+def _imported(
+    found: Imported,
+    spec: str,
+    kind: str | None,
+    tokenizer: str | os.PathLike | None,
+) -> Model:
     """A model out of an import, with its tokenizer."""
-    _check_kind(spec, "dense", kind)
-    tokenizer = load_tokenizer(imported.tokenizer_path)
-    return model_from_parts(
-        "dense", imported.config, imported.params, tokenizer, path=spec
-    )
+    _check_kind(spec, found.kind, kind)
+    place = found.tokenizer_path if tokenizer is None else tokenizer
+    if place is None:
+        raise InputError(
+            spec,
+            "no tokenizer in its folder or beside it",
+            "tokenizer.json or spiece.model",
+            "name one: tokenizer=FOLDER, or --tokenizer FOLDER",
+        )
+    loaded = _tokenizer(place, found.config)
+    return model_from_parts(found.kind, found.config, found.params, loaded, path=spec)
+
+
+def _tokenizer(place: str | os.PathLike, config: Any) -> Tokenizer:
+    """The tokenizer at a place; each of its tokens needs a row of the model's table."""
+    loaded = load_tokenizer(place)
+    rows = getattr(config, "backbone", config).vocab_size
+    if loaded.vocab_size > rows:
+        raise InputError(
+            place,
+            f"a tokenizer of {loaded.vocab_size:,} tokens",
+            f"at most {rows:,}, the rows of the model's table",
+            "take the tokenizer that the model was trained with",
+        )
+    return loaded
 
 
 @contextlib.contextmanager

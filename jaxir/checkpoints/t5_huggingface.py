@@ -25,6 +25,7 @@ __all__ = [
     "config_from_huggingface",
     "config_to_huggingface",
     "export_t5",
+    "is_t5",
     "load_t5",
 ]
 
@@ -195,6 +196,12 @@ def config_to_huggingface(config: T5Config, *, encoder_only: bool) -> dict[str, 
         "tie_word_embeddings": config.logits_via_embedding,
         "use_cache": not encoder_only,
     }
+
+
+def is_t5(directory: Path) -> bool:
+    """Whether a folder holds a T5 of Hugging Face's."""
+    path = directory / "config.json"
+    return path.is_file() and read_json(path).get("model_type") in _TYPES
 
 
 def load_t5(spec: str | os.PathLike) -> PretrainedT5:

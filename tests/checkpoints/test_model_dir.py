@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny import tiny_backbone
 
+from jaxir.checkpoints.cross_encoder import export_cross_encoder
 from jaxir.checkpoints.model_dir import (
     FORMAT_VERSION,
     Model,
@@ -18,8 +19,14 @@ from jaxir.checkpoints.model_dir import (
     save_model,
 )
 from jaxir.checkpoints.sentence_transformers import export_sentence_transformer
+from jaxir.checkpoints.t5_huggingface import export_t5
+from jaxir.checkpoints.t5x import write_t5x
 from jaxir.dense.model import DenseConfig, init_params
 from jaxir.errors import InputError
+from jaxir.nn.t5 import T5Config
+from jaxir.nn.t5 import init_params as t5_params
+from jaxir.rank.model import CrossEncoderConfig
+from jaxir.rank.model import init_params as init_reranker
 from jaxir.text import load_tokenizer
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a river of clay engine bread"
@@ -149,6 +156,94 @@ def test_other_libraries_folders_are_models_too(model, tmp_path):
     assert bare.config.query_template == "{text}"
     with pytest.raises(InputError, match="of another kind, 'dense'; expected 'rank'"):
         load_model(place, kind="rank")
+
+
+def rows(tokenizer) -> T5Config:
+    """A T5 whose table has a row for each of the tokenizer's tokens."""
+    return T5Config(
+        vocab_size=tokenizer.vocab_size, emb_dim=8, num_heads=2, head_dim=3,
+        mlp_dim=12, num_encoder_layers=1, num_decoder_layers=1,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def t5(tokenizer):
+    config = rows(tokenizer)
+    return config, jax.jit(lambda: t5_params(config, jax.random.key(0)))()
+
+
+def test_t5_of_t5x_and_of_hugging_face_are_one_model(t5, tokenizer, tmp_path):
+    config, params = t5
+    place = tmp_path / "t5x" / "checkpoint_7"
+    write_t5x(tmp_path / "t5x", params, step=7)
+    tokenizer.save(tmp_path / "t5x")  # beside the checkpoint
+    export_t5(config, params, tmp_path / "hf", tokenizer=tokenizer)
+    wanted = model_from_parts("t5", config, params, tokenizer)
+    for spec in (
+        f"t5x:{tmp_path / 't5x'}",
+        f"t5x:{place}",
+        f"t5x:{place / 'checkpoint'}",
+        f"hf:{tmp_path / 'hf'}",
+        str(tmp_path / "hf"),
+    ):
+        found = load_model(spec, kind="t5")
+        assert (found.kind, found.path) == ("t5", spec)
+        assert found.fingerprint == wanted.fingerprint
+        assert found.tokenizer.fingerprint == tokenizer.fingerprint
+    save_model(tmp_path / "own", found)
+    assert load_model(tmp_path / "own", kind="t5").fingerprint == wanted.fingerprint
+    with pytest.raises(InputError, match="of another kind, 't5'; expected 'dense'"):
+        load_model(tmp_path / "hf", kind="dense")
+
+
+def test_a_tokenizer_may_lie_elsewhere(t5, tokenizer, folder, tmp_path):
+    _, params = t5
+    write_t5x(tmp_path / "deep" / "t5x", params)
+    spec = f"t5x:{tmp_path / 'deep' / 't5x'}"
+    with pytest.raises(
+        InputError, match=r"no tokenizer in its folder or beside it; ex"
+    ):
+        load_model(spec)
+    given = tmp_path / "vocabulary"
+    assert load_model(spec, tokenizer=given).tokenizer.name == str(given)
+    tokenizer.save(tmp_path / "deep" / "t5x" / "tokenizer")
+    assert load_model(spec).tokenizer.fingerprint == tokenizer.fingerprint
+    assert load_model(folder, tokenizer=given).tokenizer.name == str(given)
+
+
+def test_a_tokenizer_of_more_tokens_than_rows_is_refused(t5, folder, tmp_path):
+    _, params = t5
+    (tmp_path / "large").mkdir()
+    words = "\n".join([*WORDS.split(), "one", "more"])
+    (tmp_path / "large" / "vocab.txt").write_text(words + "\n")
+    write_t5x(tmp_path / "t5x", params)
+    for spec in (f"t5x:{tmp_path / 't5x'}", str(folder)):
+        with pytest.raises(
+            InputError, match="a tokenizer of 13 tokens; expected at mos"
+        ):
+            load_model(spec, tokenizer=tmp_path / "large")
+
+
+def test_a_classifier_with_one_label_is_a_reranker(tokenizer, tmp_path):
+    backbone = dataclasses.replace(TINY, pooler=True)
+    config = CrossEncoderConfig(backbone, max_length=12)
+    params = jax.jit(lambda: init_reranker(config, jax.random.key(0)))()
+    export_cross_encoder(config, params, tmp_path / "hf", tokenizer=tokenizer)
+    found = load_model(tmp_path / "hf", kind="rank_bert")
+    assert found.config == config
+    wanted = model_from_parts("rank_bert", config, params, tokenizer)
+    assert found.fingerprint == wanted.fingerprint
+    save_model(tmp_path / "own", found)
+    assert load_model(tmp_path / "own").fingerprint == wanted.fingerprint
+
+
+def test_another_architecture_is_one_line_with_the_difference(folder, tmp_path):
+    params = load_model(folder).params["shared"]["backbone"]
+    write_t5x(tmp_path / "t5x", params)
+    with pytest.raises(InputError, match="weights do not fit: - decoder/") as caught:
+        load_model(f"t5x:{tmp_path / 't5x'}")
+    assert "+ embeddings/norm/bias [16]" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_minilm_loads_and_survives(minilm_path, tmp_path):
