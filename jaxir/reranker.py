@@ -38,7 +38,7 @@ TARGET_TOKEN = "<extra_id_10>"
 MONOT5_TEMPLATE = "Query: {query} Document: {document} Relevant:"
 """How monoT5 writes a pair (arXiv 2003.06713, section 3)."""
 
-Document = str | Mapping[str, str]
+Document = str | Mapping[str, str | None]
 """A text, or ``{"title": …, "text": …}``, read as a collection's documents are."""
 
 

@@ -3,6 +3,9 @@
 A full evaluation encodes the whole corpus.  During training the corpus is cut to the
 judged documents of a sample of queries and a sample of others, so figures are higher
 than the full ones; they rank checkpoints of one run.
+
+A cross-encoder has no vectors to search with: it reranks the candidates that a run has
+for the same sample of queries, and its figures are those of the reranked run.
 """
 
 import dataclasses
@@ -12,9 +15,11 @@ import numpy as np
 
 from jaxir.checkpoints.model_dir import Model
 from jaxir.data.collection import Collection
+from jaxir.data.formats import Run, run_lines
 from jaxir.encode import encode_texts
 from jaxir.errors import InputError
 from jaxir.evaluate import evaluate
+from jaxir.families import family
 from jaxir.topk import top_k
 from jaxir.types import Params
 
@@ -32,6 +37,9 @@ class ValidationConfig:
       max_queries: how many queries are drawn, all when there are fewer.
       max_docs: size of the reduced corpus; judged documents always belong to it.
       seed: of the draws.
+      candidates: a TREC run of the split, which cross-encoders rerank; bi-encoders do
+        not read it.
+      candidate_depth: how many of each query's candidates are reranked.
     """
 
     split: str | None = "dev"
@@ -39,6 +47,8 @@ class ValidationConfig:
     max_queries: int = 200
     max_docs: int = 2000
     seed: int = 0
+    candidates: str | None = None
+    candidate_depth: int = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,18 +109,40 @@ def make_validation(
       model: the family and configuration that is trained; its parameters are not used.
       collection: where the split stands.
       config: what to draw.
+
+    Raises:
+      InputError: see :func:`draw_sample`; or a cross-encoder without candidates, or
+        with a run that does not fit.
     """
     sample = draw_sample(collection, config)
+    make = _searching if family(model.kind).score is None else _reranking
+    make_run = make(model, collection, config, sample)
+
+    def validation(params: Params) -> dict[str, float]:
+        run = make_run(model._replace(params=params))
+        result = evaluate(sample.qrels, {"model": run}, metrics=config.metrics)
+        return {name: result.mean("model", name) for name in result.metrics}
+
+    return validation
+
+
+def _searching(
+    model: Model,
+    collection: Collection,
+    config: ValidationConfig,
+    sample: ValidationSample,
+) -> Callable[[Model], Run]:
+    """A bi-encoder's run over the reduced corpus."""
+    del model, config
     doc_ids = [collection.docs.doc_id(int(row)) for row in sample.doc_rows]
     doc_texts = collection.docs.texts(sample.doc_rows)
     depth = min(100, len(doc_ids))
 
-    def validation(params: Params) -> dict[str, float]:
-        current = model._replace(params=params)
+    def make_run(current: Model) -> Run:
         queries = encode_texts(current, list(sample.queries.values()), side="query")
         docs = encode_texts(current, doc_texts, side="doc")
         ranking = top_k(queries @ docs.T, depth)
-        run = {
+        return {
             query_id: {
                 doc_ids[row]: float(score)
                 for row, score in zip(rows, scores, strict=True)
@@ -122,7 +154,72 @@ def make_validation(
                 strict=True,
             )
         }
-        result = evaluate(sample.qrels, {"model": run}, metrics=config.metrics)
-        return {name: result.mean("model", name) for name in result.metrics}
 
-    return validation
+    return make_run
+
+
+def _reranking(
+    model: Model,
+    collection: Collection,
+    config: ValidationConfig,
+    sample: ValidationSample,
+) -> Callable[[Model], Run]:
+    """A cross-encoder's run: the sample's candidates, reranked."""
+    from jaxir.rank.score import PairScorer
+
+    if config.candidates is None:
+        raise InputError(
+            "ValidationConfig.candidates",
+            f"None for a model of kind {model.kind!r}, which reranks",
+            f"a TREC run of the split {config.split!r}",
+            "make one (jaxir search), or validate on split None",
+        )
+    names = _candidates(config, collection, sample)
+    texts = [collection.docs.texts(collection.docs.rows(ids)) for ids in names.values()]
+    queries = [sample.queries[query_id] for query_id in names]
+    encoded: list = []  # the same tokens each time
+
+    def make_run(current: Model) -> Run:
+        scorer = PairScorer(current.config, current.params, current.tokenizer)
+        if not encoded:
+            encoded.append(scorer.encode(queries, texts))
+        scored = scorer.score(encoded[0])
+        return {
+            query_id: dict(zip(ids, scores.astype(float).tolist(), strict=True))
+            for (query_id, ids), scores in zip(names.items(), scored, strict=True)
+        }
+
+    return make_run
+
+
+def _candidates(
+    config: ValidationConfig, collection: Collection, sample: ValidationSample
+) -> dict[str, list[str]]:
+    """The best candidates of each query of the sample that has any."""
+    if config.candidate_depth < 1:
+        found = str(config.candidate_depth)
+        raise InputError("ValidationConfig.candidate_depth", found, "at least 1")
+    path = str(config.candidates)
+    results: dict[str, dict[str, float]] = {}
+    for _, query_id, doc_id, score in run_lines(path):
+        if query_id in sample.queries:
+            results.setdefault(query_id, {})[doc_id] = score
+    if not results:
+        raise InputError(
+            path, f"no candidates for queries of the split {config.split!r}",
+            "a run of this split", "search with its queries (jaxir search)",
+        )  # fmt: skip
+    names = {}
+    for query_id in sample.queries:  # a query without candidates counts as 0
+        scored = results.get(query_id, {})
+        ranked = sorted(scored, key=lambda doc_id, of=scored: -of[doc_id])
+        names[query_id] = ranked[: config.candidate_depth]
+    ids = [doc_id for ranked in names.values() for doc_id in ranked]
+    rows = collection.docs.rows(ids)
+    if (rows < 0).any():
+        absent = ids[int((rows < 0).argmax())]
+        raise InputError(
+            path, f"document {absent!r} is not in the collection",
+            "a run over this collection", "name the collection that was searched",
+        )  # fmt: skip
+    return names
