@@ -13,14 +13,20 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxir.checkpoints.model_dir import Model, model_from_parts, save_model
+from jaxir.checkpoints.model_dir import (
+    Model,
+    load_model,
+    model_from_parts,
+    save_model,
+)
 from jaxir.data.collection import Collection
 from jaxir.data.masking import MaskConfig, make_mask_batches
 from jaxir.data.packing import RowBatches, open_chunks, special_frame
 from jaxir.data.spans import SpanConfig, chunk_length_of, make_span_batches
 from jaxir.errors import InputError
 from jaxir.families import family
-from jaxir.fit import Fit, _whole_or_absent
+from jaxir.fit import Fit, _whole_or_absent, with_changes
+from jaxir.lm import masked
 from jaxir.mesh import make_mesh, put_batch
 from jaxir.progress import say
 from jaxir.text import Tokenizer
@@ -28,7 +34,7 @@ from jaxir.train.loop import TrainConfig, train
 from jaxir.train.optimizers import OptimizerConfig
 from jaxir.types import Params, Task
 
-__all__ = ["OBJECTIVES", "Objective", "pretrain"]
+__all__ = ["OBJECTIVES", "Objective", "load_masked_lm", "masked_lm_of", "pretrain"]
 
 
 class Objective(NamedTuple):
@@ -64,6 +70,65 @@ OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
 
 _ADAFACTOR = OptimizerConfig(name="adafactor", learning_rate=1e-2, weight_decay=0.0)
 _ONE_EPOCH = TrainConfig(epochs=1)
+
+
+def masked_lm_of(model: Model, *, tied: bool = True, seed: int = 0) -> Model:
+    """A BERT with a head over the vocabulary, of the encoder of another model.
+
+    Args:
+      model: a masked language model, which comes back as it is, or a bi-encoder of one
+        tower, as every encoder is read.
+      tied: whether the head's last matrix is the word table.
+      seed: of the fresh head.
+
+    Raises:
+      InputError: the model has no encoder of this sort, or two.
+    """
+    if model.kind == "masked_lm":
+        return model
+    if model.kind != "dense":
+        raise InputError(
+            model.path or "model", f"a model of kind {model.kind!r}", "a BERT"
+        )
+    if "shared" not in model.params:
+        raise InputError(
+            model.path or "model", "a bi-encoder of two towers", "one encoder",
+            "name one of the encoders it was made of",
+        )  # fmt: skip
+    config = masked.MaskedLMConfig(model.config.backbone, tied)
+    params = masked.params_from_backbone(
+        config, model.params["shared"]["backbone"], jax.random.key(seed)
+    )
+    return model_from_parts(
+        "masked_lm", config, params, model.tokenizer, path=model.path
+    )
+
+
+def load_masked_lm(
+    path: str,
+    *,
+    tied: bool = True,
+    changes: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Model:
+    """A BERT to go on with masked language modelling, of any encoder's weights.
+
+    Args:
+      path: what ``load_model`` takes.
+      tied: whether a fresh head's last matrix is the word table.
+      changes: fields of the configuration to replace, such as ``{"backbone.dropout":
+        0.0}``.
+      seed: of a fresh head.
+
+    Raises:
+      InputError: as :func:`masked_lm_of`, or a field that does not exist.
+    """
+    model = masked_lm_of(load_model(path), tied=tied, seed=seed)
+    config = with_changes(model.config, changes or {})
+    params = masked.adapt_params(model.config, model.params, config)
+    return model_from_parts(
+        model.kind, config, params, model.tokenizer, path=model.path
+    )
 
 
 def _evaluation(

@@ -49,21 +49,22 @@ class MaskedLoss:
 
     Attributes:
       label_smoothing: what the target gives to the other tokens.
-      block_size: predictions whose logits exist at a time; does not change the result.
+      block_size: predictions whose logits exist at a time, None for 512 on a CPU and
+        4096 elsewhere; does not change the result.
 
     Raises:
       InputError: a number out of range.
     """
 
     label_smoothing: float = 0.0
-    block_size: int = 512
+    block_size: int | None = None
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
         if not 0 <= self.label_smoothing < 1:
             found = str(self.label_smoothing)
             raise InputError("MaskedLoss.label_smoothing", found, "0 to below 1")
-        if self.block_size < 1:
+        if self.block_size is not None and self.block_size < 1:
             raise InputError("MaskedLoss.block_size", str(self.block_size), "1 or more")
 
 
