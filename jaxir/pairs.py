@@ -15,7 +15,9 @@ once, however many pairs it is in, and a pair that is too long loses the end of 
 document and nothing else.
 
 A template is split at white space only, which no piece of these tokenizers crosses:
-the parts have the very tokens of the whole string.
+the parts have the very tokens of the whole string.  (One character of Unicode is an
+exception: T5's ``tokenizer.json`` drops U+0085, a control, from the end of a string,
+and so from the end of a query; inside a string it is an unknown word.)
 """
 
 import string

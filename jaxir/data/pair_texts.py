@@ -8,6 +8,18 @@ them.  With *groups* the pairs of a batch are sorted by length and cut into grou
 equal rows, each as wide as its own longest pair.  A model is compiled for each
 combination of widths, so there are three of them at most, chosen before training from
 the lengths that batches turn out to have: :func:`plan_groups`.
+
+Of the tokens of a rectangle, 32 lists of 36 of medquad's BM25 results need (T5's
+vocabulary, padding included)::
+
+    longest pair    128    256    384    512
+    no padding     0.98   0.88   0.78   0.68
+    4 groups       1.00   0.97   0.90   0.81
+    8 groups       1.00   0.94   0.86   0.78
+    16 groups      1.00   0.93   0.84   0.75
+
+Most of these documents are longer than 128 tokens: there is nothing to gain at that
+length.
 """
 
 import itertools
