@@ -15,7 +15,9 @@ import shutil
 import subprocess
 
 import pytest
+from tiny_rerankers import tiny_reranker, tiny_t5
 
+from jaxir.checkpoints.model_dir import save_model
 from jaxir.cli.main import main
 from jaxir.data.formats import write_run
 
@@ -508,6 +510,46 @@ def test_mine_and_label_options(
     refused([*label, "--collection", other], f"{path}:1", "river0")
 
 
+def test_rerank_options(refused, tiny_collection, tiny_model, tmp_path):
+    run, t5 = tmp_path / "run.trec", tmp_path / "t5"
+    run.write_text(GOOD)
+    save_model(t5, tiny_t5(tmp_path / "words"))
+    save_model(tmp_path / "bert", tiny_reranker("bert", tmp_path / "pieces"))
+
+    def words(*more, model=t5, run=run, collection=tiny_collection):
+        given = ["--model", model, "--run", run, "--collection", collection]
+        return ["rerank", *given, "--output", tmp_path / "out.trec", *more]
+
+    for text, said in (
+        ("", "no results"),
+        (GOOD + "q-river-test Q0 gone 3 0.5 a\n", "'gone'"),
+        (GOOD + "q-none Q0 river0 1 2.0 a\n", "'q-none'"),
+        (GOOD + "q-bread-test Q0 river0 1 2.0 a\n" + GOOD, "sort"),
+        *((text, said) for text, _, said in BROKEN_RUNS),
+    ):
+        other = tmp_path / "other.trec"
+        other.write_text(text)
+        refused(words(run=other), other, said)
+    refused(words(run=tmp_path / "no.trec"), "no.trec", "no such file")
+    refused(words(model=tmp_path / "absent"), "absent")
+    refused(words(collection=tmp_path / "absent"), "absent")
+    refused(words(collection=f"{tiny_collection}:dev"), "dev", "test, train")
+    refused(words("--queries", tmp_path / "absent.tsv"), "absent.tsv")
+    refused(words("--k", "0"), "k", "at least 1")
+    refused(words("--tag", "two words"), "tag")
+    refused(words("--max_length", "2"), "max_length")
+    refused(words("--target_token", "<extra_id_99>"), "<extra_id_99>", "vocabulary")
+    refused(words("--contrast_token", "false"), "write '▁false'")
+    refused(words("--head", "enc"), "head", "jaxir train")
+    refused(words("--head", "all"), "--head")
+    refused(words("--head", "enc", model=tiny_model), "head", "dense")
+    refused(words("--target_token", "sea", model=tmp_path / "bert"), "rank_bert")
+    refused([*words()[:-2], "--output", run], run, "another name")
+    description = json.loads((t5 / "model.json").read_text())
+    (t5 / "model.json").write_text(json.dumps(description | {"kind": "oracle"}))
+    refused(words(), t5, "'oracle'")
+
+
 # Places that cannot be written ------------------------------------------------
 
 
@@ -533,6 +575,8 @@ def writers(bm25_index, tiny_collection, tiny_model, training, tmp_path):
         "report": [*evaluate, "--report", "PLACE/x"],
         "per query": [*evaluate, "--per-query", "PLACE/x"],
         "markdown": [*evaluate, "--markdown", "PLACE/x"],
+        "rerank": ["rerank", "--model", tiny_model, "--run", run, "--output",
+                   "PLACE/x", "--collection", tiny_collection],
         "mine": ["mine", "--index", bm25_index, "--output", "PLACE/x",
                  "--collection", f"{tiny_collection}:train"],
         "label": ["label", "--teachers", tiny_model, "--lists", lists,
@@ -547,13 +591,13 @@ def writers(bm25_index, tiny_collection, tiny_model, training, tmp_path):
 
 WRITERS = [
     "data", "pydocs", "tfds", "bm25", "dense", "search", "fuse", "report", "per query",
-    "markdown", "mine", "label", "convert", "export", "train", "demo",
+    "markdown", "rerank", "mine", "label", "convert", "export", "train", "demo",
 ]  # fmt: skip
 
 
 # Resumable work is kept: finished groups of lines, and the demo's finished stages.
-KEPT = {"mine": r"x\.partial$|(new|deep)$", "label": r"x\.partial$|(new|deep)$",
-        "demo": r"(new|disk)(/|$)"}  # fmt: skip
+LINES = r"x\.partial$|(new|deep)$"
+KEPT = {"rerank": LINES, "mine": LINES, "label": LINES, "demo": r"(new|disk)(/|$)"}
 
 
 def placed(words, place):
