@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxir.checkpoints.cross_encoder import is_cross_encoder, load_cross_encoder
+from jaxir.checkpoints.rank_t5 import is_rank_t5, load_rank_t5
 from jaxir.checkpoints.sentence_transformers import (
     is_sentence_transformer,
     load_dpr,
@@ -17,6 +18,7 @@ from jaxir.checkpoints.sentence_transformers import (
 from jaxir.checkpoints.t5_huggingface import is_t5, load_t5
 from jaxir.checkpoints.t5x import load_t5x
 from jaxir.errors import InputError
+from jaxir.rank.model import RankT5Config
 from jaxir.types import Params
 
 __all__ = ["Imported", "import_folder", "import_named"]
@@ -83,7 +85,11 @@ def _dpr(encoders: str) -> Imported:
 
 def _t5x(place: str) -> Imported:
     path = Path(place).expanduser()
-    return Imported("t5", *load_t5x(path), _tokenizer_near(path))
+    config, params = load_t5x(path)
+    near = _tokenizer_near(path)
+    if "score_head" in params:
+        return Imported("rank_t5", RankT5Config(config, head="enc"), params, near)
+    return Imported("t5", config, params, near)
 
 
 def _tokenizer_near(path: Path) -> Path | None:
@@ -107,6 +113,11 @@ def _sentence_transformer(directory: Path, spec: str) -> Imported:
     return Imported("dense", *load_sentence_transformer(directory))
 
 
+def _rank_t5(directory: Path, spec: str) -> Imported:
+    del spec
+    return Imported("rank_t5", *load_rank_t5(directory), directory)
+
+
 def _t5(directory: Path, spec: str) -> Imported:
     del spec
     return Imported("t5", *load_t5(directory), directory)
@@ -126,6 +137,7 @@ _SCHEMES: dict[str, Callable[[str], Imported]] = {"dpr:": _dpr, "t5x:": _t5x}
 _FOLDERS: tuple[tuple[Callable[[Path], bool], Callable[[Path, str], Imported]], ...] = (
     (is_cross_encoder, _cross_encoder),
     (is_sentence_transformer, _sentence_transformer),
+    (is_rank_t5, _rank_t5),
     (is_t5, _t5),
     (_has_config, _plain),
 )

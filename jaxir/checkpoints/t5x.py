@@ -41,7 +41,8 @@ class PretrainedT5(NamedTuple):
     Attributes:
       config: its shape.
       params: its parameters, float32 arrays in host memory; of an encoder alone,
-        ``token_embedder`` and ``encoder``.
+        ``token_embedder`` and ``encoder``, and of RankT5's Enc, as T5X saves it,
+        ``score_head`` as well.
     """
 
     config: T5Config
@@ -135,10 +136,14 @@ def t5_config_of(params: Mapping[str, Any]) -> T5Config:
 
 
 def t5_shapes(config: T5Config, params: Mapping[str, Any]) -> Any:
-    """What ``params`` should be: a T5, or an encoder where nothing of a decoder is."""
+    """What ``params`` should be: a T5, or an encoder, perhaps with a score head."""
     whole = "decoder" in params or not {"encoder", "token_embedder"} <= set(params)
     init = init_params if whole else init_encoder_params
-    return jax.eval_shape(lambda: init(config, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
+    if "score_head" in params and not whole:
+        dense = {"kernel": (config.emb_dim, 1), "bias": (1,)}
+        return dict(shapes) | {"score_head": {"dense": dense}}
+    return shapes
 
 
 def write_t5x(directory: str | os.PathLike, params: Params, *, step: int = 0) -> Path:

@@ -166,10 +166,17 @@ def rows(tokenizer) -> T5Config:
     )  # fmt: skip
 
 
+def drawn(init, config):
+    """Parameters of a configuration without compiling its initialisers."""
+    shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+
+
 @pytest.fixture
 def t5(tokenizer):
     config = rows(tokenizer)
-    return config, jax.jit(lambda: t5_params(config, jax.random.key(0)))()
+    return config, drawn(t5_params, config)
 
 
 def test_t5_of_t5x_and_of_hugging_face_are_one_model(t5, tokenizer, tmp_path):
@@ -227,7 +234,7 @@ def test_a_tokenizer_of_more_tokens_than_rows_is_refused(t5, folder, tmp_path):
 def test_a_classifier_with_one_label_is_a_reranker(tokenizer, tmp_path):
     backbone = dataclasses.replace(TINY, pooler=True)
     config = CrossEncoderConfig(backbone, max_length=12)
-    params = jax.jit(lambda: init_reranker(config, jax.random.key(0)))()
+    params = drawn(init_reranker, config)
     export_cross_encoder(config, params, tmp_path / "hf", tokenizer=tokenizer)
     found = load_model(tmp_path / "hf", kind="rank_bert")
     assert found.config == config
