@@ -3,17 +3,26 @@
   jaxir convert hf:sentence-transformers/all-MiniLM-L6-v2 jaxir:models/minilm
   jaxir convert hf:ID jaxir:DIR --set pooling=cls --set towers=separate
   jaxir convert dpr:hf:QUESTION_ID,hf:CONTEXT_ID jaxir:models/dpr
+  jaxir convert t5x:checkpoint_1050700 hf:rankt5-large --tokenizer hf:google-t5/t5-large
   jaxir convert jaxir:models/mine hf:exported
 
-FROM is hf:ID_OR_DIR (sentence-transformers, or a bare BERT, RoBERTa or DistilBERT),
-dpr:QUESTION,CONTEXT or jaxir:DIR.  TO is jaxir:DIR or hf:DIR; the latter becomes a
-sentence-transformers folder, or two, query/ and document/, for separate towers.
+FROM is hf:ID_OR_DIR (sentence-transformers, a bare BERT, RoBERTa or DistilBERT, one of
+them as a classifier with one label, a T5), t5x:DIR (a T5X checkpoint),
+dpr:QUESTION,CONTEXT or jaxir:DIR.  TO is one of
+
+  jaxir:DIR  any model
+  hf:DIR     a bi-encoder as a sentence-transformers folder, or two, query/ and
+             document/, for separate towers; a BERT cross-encoder as a sequence
+             classifier; a T5 or an EncDec reranker as T5ForConditionalGeneration; an
+             Enc reranker as T5EncoderModel and score_head.safetensors
+  t5x:DIR    a T5 or a RankT5 as DIR/checkpoint_0 in T5X's native layout, and its
+             tokenizer
 """
 
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +45,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="changes",
         help="change the model's configuration, as pooling=cls or doc_length=180",
     )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="DIR",
+        help="the tokenizer to take, for a model that comes without one (hf:ID or DIR)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the verb."""
     changes = dict(_change(text) for text in args.changes)
-    result = convert(args.source, args.target, changes=changes, command=args.command)
+    result = convert(
+        args.source,
+        args.target,
+        changes=changes,
+        tokenizer=args.tokenizer,
+        command=args.command,
+    )
     if args.json:
         print(json.dumps(result))
     else:
@@ -55,14 +75,17 @@ def convert(
     target: str,
     *,
     changes: Mapping[str, Any] | None = None,
+    tokenizer: str | None = None,
     command: str = "",
 ) -> dict[str, Any]:
     """Reads a model in one format and writes it in another.
 
     Args:
-      source: ``hf:ID_OR_DIR``, ``dpr:QUESTION,CONTEXT``, ``jaxir:DIR`` or a folder.
-      target: ``jaxir:DIR`` or ``hf:DIR``.
+      source: ``hf:ID_OR_DIR``, ``t5x:DIR``, ``dpr:QUESTION,CONTEXT``, ``jaxir:DIR`` or
+        a folder.
+      target: ``jaxir:DIR``, ``hf:DIR`` or ``t5x:DIR``.
       changes: values of configuration fields to replace.
+      tokenizer: the tokenizer to take, for a model that comes without one.
       command: how this was started, for the model card.
 
     Returns:
@@ -77,7 +100,7 @@ def convert(
         known = ", ".join(f"{name}:DIR" for name in _WRITERS)
         raise InputError("TO", repr(target), f"one of {known}")
     directory = Path(path).expanduser()
-    _check_place(directory)
+    _check_place(directory, scheme)
 
     import jax
 
@@ -85,13 +108,13 @@ def convert(
     from jaxir.families import config_from_dict, config_to_dict, family
 
     # A prefix that names another model's layout stays; ours says nothing more.
-    model = load_model(source.removeprefix("jaxir:"))
+    model = load_model(source.removeprefix("jaxir:"), tokenizer=tokenizer)
     if changes:
         data = config_to_dict(model.config) | dict(changes)
         config = config_from_dict(model.kind, data, where="--set")
         adapt = family(model.kind).adapt_params
         params = adapt(model.config, model.params, config)
-        _check_parameters(model.kind, params, config)
+        _check_parameters(model.kind, params, config, "--set")
         model = model_from_parts(model.kind, config, params, model.tokenizer)
     _WRITERS[scheme](model, source, directory, command)
     return {
@@ -113,15 +136,22 @@ def _change(text: str) -> tuple[str, Any]:
         return key, value
 
 
-def _check_place(directory: Path) -> None:
+_JAXIR_MARKS = ("model.json", "modules.json", "query/modules.json")
+# What stands in a model's folder, which may be replaced.
+_MARKS = {"jaxir": _JAXIR_MARKS, "hf": (*_JAXIR_MARKS, "model.safetensors")}
+# A T5X folder with other steps is somebody's training, and is never replaced.
+_T5X_FOLDERS = {"checkpoint_0", "tokenizer"}
+
+
+def _check_place(directory: Path, scheme: str) -> None:
     """A target may be absent, empty, or a model that is to be replaced."""
     if not directory.exists():
         return
-    marks = ("model.json", "modules.json", "query/modules.json")
-    replaceable = directory.is_dir() and (
-        not any(directory.iterdir()) or any((directory / m).is_file() for m in marks)
-    )
-    if not replaceable:
+    names = {x.name for x in directory.iterdir()} if directory.is_dir() else {"a file"}
+    replaceable = any((directory / mark).is_file() for mark in _MARKS.get(scheme, ()))
+    if scheme == "t5x":
+        replaceable = names <= _T5X_FOLDERS
+    if names and not replaceable:
         raise InputError(
             directory,
             "exists and holds something else than a model",
@@ -130,8 +160,8 @@ def _check_place(directory: Path) -> None:
         )
 
 
-def _check_parameters(kind: str, params: Any, config: Any) -> None:
-    """A change of configuration may ask for nothing that the parameters lack."""
+def _check_parameters(kind: str, params: Any, config: Any, where: str) -> None:
+    """A configuration may ask for nothing that the parameters lack."""
     import jax
 
     from jaxir.checkpoints.rules import check_shapes
@@ -139,12 +169,14 @@ def _check_parameters(kind: str, params: Any, config: Any) -> None:
 
     init = family(kind).init
     shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
-    check_shapes(params, shapes, where="--set")
+    check_shapes(params, shapes, where=where)
 
 
 def _write_own(model: Any, source: str, directory: Path, command: str) -> None:
     from jaxir.checkpoints.model_dir import save_model
 
+    # An encoder alone is a T5 for others; of ours, only a reranker is without decoder.
+    _check_parameters(model.kind, model.params, model.config, source)
     save_model(
         directory,
         model,
@@ -153,28 +185,69 @@ def _write_own(model: Any, source: str, directory: Path, command: str) -> None:
     )
 
 
-def _write_sentence_transformer(
-    model: Any, source: str, directory: Path, command: str
-) -> None:
-    from jaxir.checkpoints.sentence_transformers import export_sentence_transformer
+def _write_huggingface(model: Any, source: str, directory: Path, command: str) -> None:
+    del source, command
+    _check_kind(model, _HUGGINGFACE)
+    with atomic_directory(directory) as place:
+        _HUGGINGFACE[model.kind](model, place)
+
+
+def _write_t5x(model: Any, source: str, directory: Path, command: str) -> None:
+    from jaxir.checkpoints.t5x import write_t5x
 
     del source, command
-    if model.kind != "dense":
-        raise InputError("FROM", f"a model of kind {model.kind!r}", "'dense'")
+    _check_kind(model, _T5)
     with atomic_directory(directory) as place:
-        if model.config.towers == "shared":
-            export_sentence_transformer(
-                model.config, model.params, model.tokenizer, place
-            )
-            return
-        one_tower = dataclasses.replace(model.config, towers="shared")
-        for side, name in (("query", "query"), ("doc", "document")):
-            export_sentence_transformer(
-                one_tower, {"shared": model.params[side]}, model.tokenizer, place / name
-            )
+        write_t5x(place, model.params)
+        model.tokenizer.save(place / "tokenizer")
 
 
+def _check_kind(model: Any, kinds: Iterable[str]) -> None:
+    if model.kind not in kinds:
+        expected = "one of " + ", ".join(map(repr, kinds))
+        raise InputError("FROM", f"a model of kind {model.kind!r}", expected)
+
+
+def _sentence_transformer(model: Any, place: Path) -> None:
+    from jaxir.checkpoints.sentence_transformers import export_sentence_transformer
+
+    if model.config.towers == "shared":
+        export_sentence_transformer(model.config, model.params, model.tokenizer, place)
+        return
+    one_tower = dataclasses.replace(model.config, towers="shared")
+    for side, name in (("query", "query"), ("doc", "document")):
+        export_sentence_transformer(
+            one_tower, {"shared": model.params[side]}, model.tokenizer, place / name
+        )
+
+
+def _t5(model: Any, place: Path) -> None:
+    from jaxir.checkpoints.t5_huggingface import export_t5
+
+    export_t5(model.config, model.params, place, tokenizer=model.tokenizer)
+
+
+def _rank_t5(model: Any, place: Path) -> None:
+    from jaxir.checkpoints.rank_t5 import export_rank_t5
+
+    export_rank_t5(model.config, model.params, place, tokenizer=model.tokenizer)
+
+
+def _cross_encoder(model: Any, place: Path) -> None:
+    from jaxir.checkpoints.cross_encoder import export_cross_encoder
+
+    export_cross_encoder(model.config, model.params, place, tokenizer=model.tokenizer)
+
+
+_T5 = ("t5", "rank_t5")
+_HUGGINGFACE: dict[str, Callable[[Any, Path], None]] = {
+    "dense": _sentence_transformer,
+    "t5": _t5,
+    "rank_t5": _rank_t5,
+    "rank_bert": _cross_encoder,
+}
 _WRITERS: dict[str, Callable[[Any, str, Path, str], None]] = {
     "jaxir": _write_own,
-    "hf": _write_sentence_transformer,
+    "hf": _write_huggingface,
+    "t5x": _write_t5x,
 }

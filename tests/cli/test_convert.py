@@ -1,16 +1,23 @@
 """``jaxir convert``: round trips, changed configuration, refusals."""
 
+import dataclasses
 import json
 
 import jax
+import numpy as np
 import pytest
 from tiny import tiny_backbone
 
 from jaxir.checkpoints.model_dir import load_model, model_from_parts, save_model
+from jaxir.checkpoints.t5_huggingface import export_t5
+from jaxir.checkpoints.t5x import write_t5x
 from jaxir.cli import main
 from jaxir.cli.convert import convert
 from jaxir.dense.model import DenseConfig, init_params
 from jaxir.errors import InputError
+from jaxir.families import family
+from jaxir.nn.t5 import T5Config
+from jaxir.rank.model import CrossEncoderConfig, RankT5Config
 from jaxir.text import load_tokenizer
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a river of clay engine bread"
@@ -79,7 +86,8 @@ def test_a_line_for_a_person(saved, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("target", "changes", "message"),
     [
-        ("faiss9:x", {}, "TO: 'faiss9:x'; expected one of jaxir:DIR, hf:DIR"),
+        ("faiss9:x", {}, "TO: 'faiss9:x'; expected one of jaxir:DIR, hf:DIR, t5x:DIR"),
+        ("t5x:new", {}, "FROM: a model of kind 'dense'; expected one of 't5', 'rank_"),
         ("somewhere", {}, "TO: 'somewhere'; expected one of"),
         ("jaxir:new", {"poling": "cls"}, "--set: unknown key poling"),
         (
@@ -93,7 +101,7 @@ def test_what_cannot_be_converted_says_so(saved, tmp_path, target, changes, mess
     folder = saved()
     if ":" in target:
         scheme, name = target.split(":")
-        target = f"{scheme}:{tmp_path / name}" if scheme == "jaxir" else target
+        target = f"{scheme}:{tmp_path / name}" if scheme != "faiss9" else target
     with pytest.raises(InputError, match=message):
         convert(str(folder), target, changes=changes)
     assert not (tmp_path / "new").exists()
@@ -109,3 +117,87 @@ def test_mistakes_are_one_line_and_exit_code_two(saved, tmp_path, capsys):
     assert main.main(words) == 2
     assert "holds something else than a model" in capsys.readouterr().err
     assert (tmp_path / "full" / "thesis.tex").exists()
+
+
+T5 = T5Config(
+    vocab_size=11, emb_dim=8, num_heads=2, head_dim=3, mlp_dim=12,
+    num_encoder_layers=1, num_decoder_layers=1,
+)  # fmt: skip
+GATED = dataclasses.replace(
+    T5, mlp_activations=("gelu", "linear"), logits_via_embedding=False
+)
+BERT = dataclasses.replace(TINY, pooler=True)
+
+
+def model_of(kind: str, config, folder):
+    """A model of this kind without compiling its initialisers."""
+    (folder / "vocab.txt").write_text("\n".join(WORDS.split()) + "\n")
+    init = family(kind).init
+    shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    return model_from_parts(kind, config, params, load_tokenizer(folder / "vocab.txt"))
+
+
+@pytest.mark.parametrize("scheme", ["jaxir", "hf", "t5x"])
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("t5", T5),
+        ("t5", GATED),
+        ("rank_t5", RankT5Config(T5, target_id=7, max_length=24)),
+        ("rank_t5", RankT5Config(T5, target_id=7, head="enc")),
+        ("rank_bert", CrossEncoderConfig(BERT, max_length=16)),
+    ],
+    ids=["t5-1.0", "t5-1.1", "encdec", "enc", "bert"],
+)
+def test_rerankers_and_t5_there_and_back(scheme, kind, config, tmp_path):
+    model = model_of(kind, config, tmp_path)
+    save_model(tmp_path / "model", model)
+    target = f"{scheme}:{tmp_path / 'out'}"
+    source = f"jaxir:{tmp_path / 'model'}"
+    if (scheme, kind) == ("t5x", "rank_bert"):
+        with pytest.raises(InputError, match="kind 'rank_bert'; expected one of 't5'"):
+            convert(source, target)
+        assert not (tmp_path / "out").exists()
+        return
+    convert(source, target)
+    convert(source, target)  # what stands there is replaced
+    again = convert(target, f"jaxir:{tmp_path / 'again'}")
+    if scheme == "t5x":  # only the tree: what a reranker adds is to be said anew
+        assert again["kind"] == ("rank_t5" if "score_head" in model.params else "t5")
+        found = load_model(tmp_path / "again")
+        assert jax.tree.all(jax.tree.map(np.array_equal, found.params, model.params))
+    else:
+        assert (again["kind"], again["fingerprint"]) == (kind, model.fingerprint)
+
+
+def test_a_tokenizer_for_a_checkpoint_without_one(tmp_path, capsys):
+    model = model_of("t5", T5, tmp_path)
+    write_t5x(tmp_path / "t5x" / "deep", model.params)
+    words = ["convert", f"t5x:{tmp_path / 't5x' / 'deep'}", f"hf:{tmp_path / 'hf'}"]
+    assert main.main(words) == 2
+    assert "--tokenizer FOLDER" in capsys.readouterr().err
+    vocabulary = str(tmp_path / "vocab.txt")
+    assert main.main([*words, "--tokenizer", vocabulary]) == 0
+    assert load_model(tmp_path / "hf").fingerprint == model.fingerprint
+
+
+def test_an_encoder_alone_is_no_directory_of_ours(tmp_path):
+    model = model_of("t5", T5, tmp_path)
+    encoder = {x: model.params[x] for x in ("token_embedder", "encoder")}
+    export_t5(T5, encoder, tmp_path / "hf", tokenizer=model.tokenizer)
+    with pytest.raises(InputError, match="weights do not fit: - decoder/"):
+        convert(f"hf:{tmp_path / 'hf'}", f"jaxir:{tmp_path / 'own'}")
+    assert not (tmp_path / "own").exists()
+
+
+def test_somebody_s_t5x_training_is_never_replaced(tmp_path):
+    model = model_of("t5", T5, tmp_path)
+    save_model(tmp_path / "model", model)
+    write_t5x(tmp_path / "training", model.params, step=500)
+    with pytest.raises(InputError, match="holds something else than a model"):
+        convert(str(tmp_path / "model"), f"t5x:{tmp_path / 'training'}")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="holds something else than a model"):
+        convert(str(tmp_path / "model"), f"t5x:{tmp_path / 'file'}")
