@@ -136,7 +136,7 @@ def rerank(
         "keep_rest": keep_rest, "skip_missing": skip_missing, "tag": tag,
         "max_length": max_length,
     }  # fmt: skip
-    size = window_size(batch_tokens, model.config, max_length)
+    size = _window_size(batch_tokens, model.config, max_length)
 
     def prepared(window: list[_Candidates]) -> tuple[list[_Candidates], Any]:
         asked = [texts[item.query_id] for item in window]
@@ -172,7 +172,7 @@ def rerank(
     return report
 
 
-def window_size(batch_tokens: int | None, config: Any, max_length: int | None) -> int:
+def _window_size(batch_tokens: int | None, config: Any, max_length: int | None) -> int:
     """Pairs of a window: 64 batches of the longest, and 1024 at least."""
     own = getattr(config, "max_length", None) or config.doc_length
     tokens = _BATCHES * (batch_tokens or default_batch_tokens())

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from tiny_rerankers import KINDS, TEXTS, tiny_reranker
 
+from jaxir.bucketing import plan_batches
+from jaxir.data.collection import open_collection
 from jaxir.errors import InputError
 from jaxir.mesh import make_mesh
 from jaxir.pairs import pair_format
 from jaxir.rank import score as scoring
 from jaxir.rank.model import score
 from jaxir.rank.score import PairScorer
-from jaxir.text import pad_batch
+from jaxir.text import load_tokenizer, pad_batch
 
 WORDS = TEXTS.split()
 
@@ -184,3 +186,23 @@ def test_lengths_that_no_model_takes(tmp_path):
         scorer_of(model, max_length=65)
     with pytest.raises(InputError, match="max_length: 3 tokens; expected 4 to 64"):
         scorer_of(model, max_length=3)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("tokenizer", ["bert-base-uncased", "t5"])
+@pytest.mark.parametrize("name", ["cosqa", "medquad", "vaswani"])
+def test_padding_of_real_pairs(name, tokenizer, shared_data):
+    collection = open_collection(str(shared_data / name))
+    template = "Query: {query} Document: {document}" if tokenizer == "t5" else None
+    form = pair_format(
+        load_tokenizer(shared_data / "tokenizers" / tokenizer), template=template
+    )
+    random = np.random.default_rng(0)
+    queries = list(collection.queries().values())[:50]
+    docs = collection.docs.texts(random.integers(len(collection.docs), size=1500))
+    pairs = form.encode([queries[i % len(queries)] for i in range(1500)], docs, 512)
+    for max_length in (128, 256, 512):
+        lengths = np.array([min(len(pair.ids), max_length) for pair in pairs])
+        plan = plan_batches(lengths, max_length, multiple=2, fine=True)
+        padded = sum(batch.shape[0] * batch.shape[1] for batch in plan)
+        assert padded <= 1.08 * lengths.sum()
