@@ -79,8 +79,6 @@ class T5Config:
 
     def __post_init__(self) -> None:
         """Checks what would otherwise fail deep inside a trace."""
-        # gin and JSON give lists
-        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
         for name in (
             "vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim",
             "num_encoder_layers", "num_decoder_layers",

@@ -1,120 +1,116 @@
-"""Records what T5X's own network says: ``python tests/goldens/make_t5x.py``.
+"""Records what T5X's own network is and says: ``python make_t5x.py T5X_CHECKOUT``.
 
-Needs t5x (docs/t5x.md); recorded with google-research/t5x at cc342d4, JAX 0.10.2 and
-flax 0.12.8.  Writes beside this file, for T5 1.0 and 1.1 of a tiny size in float32,
-``t5x_1_0.npz`` and ``t5x_1_1.npz`` (the last encoder states and logits of each case in
-:func:`cases`) and ``t5x_tree.json`` (each parameter's shape and logical axes).
+``T5X_CHECKOUT`` is a checkout of google-research/t5x (recorded from commit cc342d41);
+only ``t5x/examples/t5/{layers,network}.py`` are run, which need nothing but Flax.
+Writes beside this file
 
-Parameters and inputs are not stored: :func:`draw` makes the first from their names.
+- ``t5x_tree.json``: by version, the shape and the logical axis names of every
+  parameter;
+- ``t5x_network.npz``: by version, random parameters (``params/...``), inputs, the
+  encoder's states and the logits, of separate texts and of texts packed in rows.
 """
 
 import json
-import zlib
-from collections.abc import Mapping, Sequence
+import sys
+import types
 from pathlib import Path
 
+import flax
+import jax
 import numpy as np
 
+HERE = Path(__file__).parent
 SIZES = {
     "vocab_size": 40, "emb_dim": 16, "num_heads": 2, "head_dim": 4, "mlp_dim": 24,
     "num_encoder_layers": 2, "num_decoder_layers": 2,
 }  # fmt: skip
-CONFIGS = {
-    "1_0": {**SIZES, "mlp_activations": ("relu",), "logits_via_embedding": True},
-    "1_1": {
-        **SIZES,
-        "mlp_activations": ("gelu", "linear"),
-        "logits_via_embedding": False,
-    },
+VERSIONS = {
+    "1.0": {"mlp_activations": ("relu",), "logits_via_embedding": True},
+    "1.1": {"mlp_activations": ("gelu", "linear"), "logits_via_embedding": False},
 }
-LAST = 4  # decoder positions kept of each case
 
 
-def draw(name: str, shape: Sequence[int]) -> np.ndarray:
-    """The parameter of this name: normal numbers seeded by the CRC-32 of the name.
+def t5x_network(checkout: Path):
+    """``t5x.examples.t5.network`` without importing the rest of t5x."""
+    for name in ("t5x", "t5x.examples", "t5x.examples.t5"):
+        package = types.ModuleType(name)
+        package.__path__ = [str(checkout / name.replace(".", "/"))]
+        sys.modules[name] = package
+    from t5x.examples.t5 import network
 
-    Norms' scales lie around 1, the rest around 0 with a deviation of 0.3.
-    """
-    values = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
-    centre = 1.0 if name.endswith("/scale") else 0.0
-    return (centre + 0.3 * values).astype(np.float32)
+    return network
 
 
-def cases() -> dict[str, dict[str, np.ndarray]]:
-    """Inputs: full and padded rows, packed rows, long rows, and one start token."""
-    rng = np.random.RandomState(0)
+def inputs() -> dict[str, np.ndarray]:
+    """Two padded texts with targets, and the same two packed in one row."""
+    rng = np.random.default_rng(0)
+    lengths, target_lengths = (30, 18), (7, 4)
+    ids = [rng.integers(1, 40, n).astype(np.int32) for n in lengths]
+    targets = [rng.integers(1, 40, n).astype(np.int32) for n in target_lengths]
+    starts = [np.concatenate([[0], target[:-1]]).astype(np.int32) for target in targets]
 
-    def tokens(lengths: Sequence[int], width: int) -> np.ndarray:
-        real = np.arange(width)[None] < np.array(lengths)[:, None]
-        return np.where(real, rng.randint(1, 40, real.shape), 0).astype(np.int32)
+    def padded(rows: list[np.ndarray], width: int) -> np.ndarray:
+        return np.stack([np.pad(row, (0, width - len(row))) for row in rows])
 
-    def case(encoder: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
-        shifted = np.pad(target, ((0, 0), (1, 0)))[:, :-1]
-        return {"encoder": encoder, "decoder": shifted, "target": target}
+    def packed(rows: list[np.ndarray], width: int) -> np.ndarray:
+        return padded([np.concatenate(rows)], width)
 
-    one = np.ones((2, 1), np.int32)
-    packed = case(tokens([14, 11], 14), tokens([9, 6], 9))
-    packed["encoder_segments"] = np.array(
-        [[1] * 6 + [2] * 8, [1] * 5 + [2] * 6 + [0] * 3]
-    )
-    packed["decoder_segments"] = np.array(
-        [[1] * 4 + [2] * 5, [1] * 2 + [2] * 4 + [0] * 3]
-    )
-    packed["decoder"][0, 4] = packed["decoder"][1, 2] = 0  # each text has its own start
+    numbers = [np.full(n, i + 1, np.int32) for i, n in enumerate(lengths)]
+    target_numbers = [np.full(n, i + 1, np.int32) for i, n in enumerate(target_lengths)]
     return {
-        "full": case(tokens([12, 12], 12), tokens([7, 7], 7)),
-        "padded": case(tokens([12, 5, 1], 12), tokens([7, 3, 6], 7)),
-        "packed": packed,
-        "long": case(tokens([200], 200), tokens([150], 150)),
-        "start": case(tokens([12, 4], 12), one * 9),
+        "ids": padded(ids, 32), "targets": padded(targets, 8),
+        "starts": padded(starts, 8),
+        "packed_ids": packed(ids, 50), "packed_targets": packed(targets, 12),
+        "packed_starts": packed(starts, 12), "segments": packed(numbers, 50),
+        "target_segments": packed(target_numbers, 12),
     }  # fmt: skip
 
 
-def make(config: Mapping) -> tuple[dict[str, np.ndarray], dict[str, list]]:
-    """Outputs of the cases, and the parameters' shapes and axes."""
-    import jax
-    import jax.numpy as jnp
-    from flax.traverse_util import flatten_dict, unflatten_dict
-    from t5x.examples.t5 import network
-
-    module = network.Transformer(network.T5Config(dtype=jnp.float32, **config))
-    shape = jnp.ones((1, 2), jnp.int32)
-    variables = module.init(jax.random.key(0), shape, shape, shape)
-    shapes = {k: v.shape for k, v in flatten_dict(variables["params"], sep="/").items()}
-    axes = flatten_dict(variables["params_axes"], sep="/")
-    params = unflatten_dict({k: draw(k, v) for k, v in shapes.items()}, sep="/")
-    arrays = {}
-    for name, inputs in cases().items():
-        segments = {
-            f"{side}_segment_ids": jnp.asarray(inputs[f"{side}_segments"])
-            for side in ("encoder", "decoder")
-            if f"{side}_segments" in inputs
-        }
-        encoder = jnp.asarray(inputs["encoder"])
-        states = module.apply(
-            {"params": params}, encoder, enable_dropout=False,
-            encoder_segment_ids=segments.get("encoder_segment_ids"),
-            method=module.encode,
-        )  # fmt: skip
-        logits = module.apply(
-            {"params": params}, encoder, jnp.asarray(inputs["decoder"]),
-            jnp.asarray(inputs["target"]), enable_dropout=False, **segments,
-        )  # fmt: skip
-        arrays[f"{name}/states"] = np.asarray(states)[:, -12:]
-        arrays[f"{name}/logits"] = np.asarray(logits)[:, -LAST:]
-    tree = {k: [list(v), list(axes[f"{k}_axes"].names)] for k, v in shapes.items()}
-    return arrays, tree
+def record(network, version: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """The tree and the arrays of one version."""
+    config = network.T5Config(**SIZES, **VERSIONS[version], dropout_rate=0.0)
+    model = network.Transformer(config)
+    x = inputs()
+    texts = (x["ids"], x["starts"], x["targets"])
+    variables = model.init(jax.random.key(0), *texts, enable_dropout=False)
+    flat = flax.traverse_util.flatten_dict(variables["params"], sep="/")
+    axes = flax.traverse_util.flatten_dict(variables["params_axes"], sep="/")
+    tree = {
+        name: {"shape": list(leaf.shape), "axes": list(axes[f"{name}_axes"].names)}
+        for name, leaf in sorted(flat.items())
+    }
+    rng = np.random.default_rng(1)  # norms start at 1: move every parameter
+    flat = {
+        name: np.asarray(leaf) + rng.normal(size=leaf.shape).astype(np.float32) * 0.2
+        for name, leaf in flat.items()
+    }
+    variables = {"params": flax.traverse_util.unflatten_dict(flat, sep="/")}
+    arrays = {f"params/{name}": leaf for name, leaf in flat.items()} | x
+    arrays["states"] = model.apply(
+        variables, x["ids"], enable_dropout=False, method=model.encode
+    )
+    arrays["logits"] = model.apply(variables, *texts, enable_dropout=False)
+    arrays["packed_logits"] = model.apply(
+        variables,
+        x["packed_ids"],
+        x["packed_starts"],
+        x["packed_targets"],
+        encoder_segment_ids=x["segments"],
+        decoder_segment_ids=x["target_segments"],
+        enable_dropout=False,
+    )
+    return tree, {f"{version}/{name}": np.asarray(a) for name, a in arrays.items()}
 
 
 if __name__ == "__main__":
-    here, trees = Path(__file__).parent, {}
-    for version, config in CONFIGS.items():
-        arrays, trees[version] = make(config)
-        np.savez_compressed(here / f"t5x_{version}.npz", **arrays)
-    lines = [
-        f'  "{version}": {{\n'
-        + ",\n".join(f'    "{k}": {json.dumps(v)}' for k, v in sorted(tree.items()))
-        + "\n  }"
-        for version, tree in trees.items()
-    ]
-    (here / "t5x_tree.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    network = t5x_network(Path(sys.argv[1]))
+    recorded = {version: record(network, version) for version in VERSIONS}
+    lines = []
+    for version, (tree, _) in recorded.items():
+        rows = ",\n".join(
+            f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in tree.items()
+        )
+        lines.append(f"  {json.dumps(version)}: {{\n{rows}\n  }}")
+    (HERE / "t5x_tree.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    arrays = {k: a for _, part in recorded.values() for k, a in part.items()}
+    np.savez_compressed(HERE / "t5x_network.npz", **arrays)
