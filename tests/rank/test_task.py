@@ -111,7 +111,7 @@ def test_loss_is_that_of_each_pairs_score(config, kind):
     np.testing.assert_allclose(metrics["lists_used"], (B - 1) / B)
 
 
-@pytest.mark.parametrize("config", [BERT, ENCDEC])
+@pytest.mark.parametrize("config", [BERT, pytest.param(ENCDEC, marks=pytest.mark.slow)])
 def test_groups_and_chunks_equal_the_plain_batch(config):
     task, params, batch = start(config)
     plain = differentiate(task, params, batch)
@@ -165,6 +165,7 @@ def test_dropout_is_drawn_from_the_key(arrange, chunk_size):
     assert len(set(values)) == 3
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_does():
     batch = batch_of(8, L)
     mesh = Mesh(np.array(jax.devices()[:8]), ("data",))
@@ -175,7 +176,7 @@ def test_eight_devices_compute_what_one_does():
     replicated = jax.device_put(params, whole)
     spread = jax.device_put(batch, split)
     assert_same(differentiate(task, replicated, spread), expected)
-    chunked = make_task(ENCDEC, RankLoss(chunk_size=16))
+    chunked = make_task(ENCDEC, RankLoss(chunk_size=8))
     spread = jax.device_put(grouped(batch, 2), split)
     assert_same(differentiate(chunked, replicated, spread), expected)
 
