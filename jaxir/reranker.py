@@ -266,8 +266,20 @@ class Reranker:
 
     Example::
 
-      reranker = Reranker("models/rankt5")
-      reranker.rank("why is the sky blue", ["Rayleigh scattering", "Bread"], top_k=1)
+      >>> import pathlib, tempfile
+      >>> from jaxir.nn.bert import BertConfig
+      >>> from jaxir.rank.model import init_params
+      >>> from jaxir.text import load_tokenizer
+      >>> folder = pathlib.Path(tempfile.mkdtemp())
+      >>> words = "[PAD] [UNK] [CLS] [SEP] why is the sky blue rain".split()
+      >>> _ = (folder / "vocab.txt").write_text("\\n".join(words))
+      >>> config = CrossEncoderConfig(
+      ...     BertConfig(vocab_size=10, hidden_size=8, num_layers=1, num_heads=2))
+      >>> params = init_params(config, jax.random.key(0))
+      >>> model = model_from_parts("rank_bert", config, params, load_tokenizer(folder))
+      >>> best = Reranker(model).rank("why rain", ["the sky", "rain"], top_k=1)
+      >>> len(best), sorted(best[0])
+      (1, ['corpus_id', 'score', 'text'])
     """
 
     def __init__(
