@@ -236,9 +236,9 @@ def _read_orbax(folder: Path) -> dict[str, np.ndarray]:
         raise
     # Orbax and tensorstore tell of damage in exceptions of a dozen types.
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        reason = str(error).partition(" [")[0].strip() or type(error).__name__
         raise InputError(
-            folder, f"cannot be read ({reason[0]})", "Orbax's layout", "copy it anew"
+            folder, f"cannot be read ({reason})", "Orbax's layout", "copy it anew"
         ) from error
 
 
