@@ -61,6 +61,81 @@ def test_masked_keys_do_not_matter_however_large(masked_score):
     assert not slope[~mask].any()
 
 
+def plain_attention(q, k, v, mask, bias, scale):
+    """Attention as one writes it down, for automatic differentiation."""
+    scores = jnp.einsum("bthc,bshc->bhts", q, k) * scale + bias[None]
+    mask = mask[:, None, None] if mask.ndim == 2 else mask[:, None]
+    scores = jnp.where(mask, scores, -1e9)
+    probs = jnp.where(mask, jax.nn.softmax(scores), 0.0)
+    return jnp.einsum("bhts,bshc->bthc", probs, v)
+
+
+@pytest.mark.parametrize("scale", [None, 1.0])
+@pytest.mark.parametrize("form", ["keys", "pairs"])
+def test_bias_and_masks_equal_the_plain_form_with_gradients(form, scale):
+    q, k, v, mask = inputs()
+    rng = np.random.default_rng(2)
+    bias = jnp.asarray(rng.normal(size=(2, 7, 9)), jnp.float32)
+    weight = jnp.asarray(rng.normal(size=q.shape), jnp.float32)
+    if form == "pairs":
+        mask = jnp.asarray(rng.random((3, 7, 9)) < 0.5).at[1, 2].set(False)
+    else:
+        mask = mask.at[1].set(False)
+
+    def ours(q, k, v, bias):
+        return jnp.sum(weight * attend(q, k, v, mask, bias=bias, scale=scale))
+
+    def plain(q, k, v, bias):
+        factor = 8**-0.5 if scale is None else scale
+        return jnp.sum(weight * plain_attention(q, k, v, mask, bias, factor))
+
+    got, expected = (
+        jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2, 3)))(q, k, v, bias)
+        for f in (ours, plain)
+    )
+    np.testing.assert_allclose(got[0], expected[0], rtol=1e-5)
+    for a, b in zip(got[1], expected[1], strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_infinite_bias_hides_keys_with_a_finite_gradient():
+    q, k, v, _ = inputs()
+    every = jnp.ones((3, 9), bool)
+    past = jnp.arange(9)[None] <= jnp.arange(7)[:, None]
+    past = past.at[3].set(False)  # a query that sees nothing
+
+    def by_bias(q, bias):
+        bias = jnp.where(past[None], bias, -jnp.inf)
+        return jnp.sum(jnp.square(attend(q, k, v, every, bias=bias)))
+
+    def by_mask(q, bias):
+        mask = jnp.broadcast_to(past[None], (3, 7, 9))
+        return jnp.sum(jnp.square(attend(q, k, v, mask, bias=bias)))
+
+    bias = jax.random.normal(jax.random.key(0), (2, 7, 9))
+    for a, b in zip(
+        *(jax.jit(jax.grad(f, argnums=(0, 1)))(q, bias) for f in (by_bias, by_mask)),
+        strict=True,
+    ):
+        assert np.isfinite(a).all()
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_bias_with_dropout_has_the_drawn_functions_gradient():
+    q, k, v, mask = inputs()
+    key = jax.random.key(5)
+
+    def loss(bias):
+        out = attend(q, k, v, mask, bias=bias, dropout=0.3, rng=key)
+        return jnp.sum(jnp.square(out))
+
+    bias = jnp.zeros((2, 7, 9))
+    slope = jax.grad(loss)(bias)
+    step = bias.at[1, 2, 0].set(1e-2)
+    numeric = (loss(step) - loss(-step)) / 2e-2
+    np.testing.assert_allclose(slope[1, 2, 0], numeric, rtol=2e-2, atol=1e-3)
+
+
 def test_all_padding_gives_zero_with_zero_gradient():
     q, k, v, mask = inputs()
     mask = mask & (jnp.arange(3) != 1)[:, None]

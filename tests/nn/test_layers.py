@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from scipy import special
 
-from jaxir.nn.layers import ACTIVATIONS, Dense, Embedding, LayerNorm, gelu
+from jaxir.nn.layers import (
+    ACTIVATIONS,
+    Dense,
+    Embedding,
+    LayerNorm,
+    RMSNorm,
+    dropout,
+    gelu,
+)
 
 
 def exact_gelu(x):
@@ -88,6 +96,52 @@ def test_layer_norm_statistics_are_float32():
     exact = (exact - exact.mean(-1, keepdims=True)) / exact.std(-1, keepdims=True)
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(y, np.float64), exact, atol=0.02)
+
+
+def test_rms_norm_value_and_gradient_are_exact():
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(3, 5, 24)) * 4 + 7).astype(np.float32)
+    scale = rng.normal(size=24).astype(np.float32)
+    weight = rng.normal(size=x.shape).astype(np.float32)
+
+    def loss(scale, x):
+        y = RMSNorm(eps=1e-6).apply({"params": {"scale": scale}}, x)
+        return jnp.sum(y * weight), y
+
+    grad = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+    (d_scale, d_x), y = grad(scale, x)
+
+    x64 = x.astype(np.float64)
+    inverse = 1 / np.sqrt((x64**2).mean(-1, keepdims=True) + 1e-6)
+    unit = x64 * inverse
+    np.testing.assert_allclose(y, unit * scale, atol=1e-5)
+    np.testing.assert_allclose(d_scale, (weight * unit).sum((0, 1)), atol=1e-4)
+    d_unit = weight * scale.astype(np.float64)
+    expected = inverse * (d_unit - unit * (d_unit * unit).mean(-1, keepdims=True))
+    np.testing.assert_allclose(d_x, expected, atol=1e-5)
+
+
+def test_rms_norm_of_zeros_is_finite_and_its_statistics_are_float32():
+    layer, params = RMSNorm(dtype=jnp.bfloat16), {"params": {"scale": jnp.ones(64)}}
+    zeros = jnp.zeros((2, 64), jnp.bfloat16)
+    assert not layer.apply(params, zeros).any()
+    slope = jax.grad(lambda x: jnp.sum(layer.apply(params, x)))(zeros)
+    assert slope.dtype == jnp.bfloat16
+    assert np.isfinite(np.float32(slope)).all()
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64)) + 100, jnp.bfloat16)
+    exact = np.asarray(x, np.float64)
+    exact = exact / np.sqrt((exact**2).mean(-1, keepdims=True))
+    np.testing.assert_allclose(np.float64(layer.apply(params, x)), exact, atol=0.01)
+
+
+def test_dropout_shares_a_draw_along_an_axis():
+    x = jnp.ones((4, 50, 60))
+    y = dropout(x, 0.25, jax.random.key(0), shared_axis=1)
+    assert (y == y[:, :1]).all()
+    np.testing.assert_allclose(np.unique(y), [0.0, 1 / 0.75], rtol=1e-6)
+    assert abs(float((y == 0).mean()) - 0.25) < 0.1
+    apart = dropout(x, 0.25, jax.random.key(0))
+    assert (apart != apart[:, :1]).any()
 
 
 def test_dense_is_the_affine_map_over_any_leading_axes():
