@@ -231,9 +231,11 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
       InputError: a binding that is required and missing, or that the function or a
         dataclass it configures refuses.
     """
-    gin = _gin()
+    return _explained(_gin().get_configurable(function))
 
-    bound = gin.get_configurable(function)
+
+def _explained(bound: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of gin's whose missing bindings are told in one line."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -264,7 +266,7 @@ def configured_run(default: Callable[..., Any]) -> Callable[..., Any]:
         run = gin.get_configurable("gin.macro")()
     if not callable(run):
         raise InputError("--gin.RUN", repr(run), "a function, as in @fit.fit")
-    return configured(inspect.unwrap(run))
+    return _explained(run)
 
 
 def operative_config() -> str:

@@ -152,7 +152,8 @@ def noise_mask(
     """Which tokens of a text are cut out.
 
     Kept and cut-out spans alternate, a kept one first.  Among all ways to cut the
-    tokens of either kind into the given number of spans each is equally likely.
+    tokens of either kind into the given number of spans each is equally likely.  A
+    text so short that it has one span (below 30 tokens) always ends with it, as in T5.
 
     Args:
       length: tokens of the text, at least 2.
