@@ -122,7 +122,7 @@ def choose_masked(
 
       >>> yes = np.ones(8, bool)
       >>> choose_masked(yes, yes, 0.25, np.random.default_rng(0)).tolist()
-      [2, 6]
+      [2, 4]
     """
     (places,) = np.nonzero(candidates)
     if not len(places):

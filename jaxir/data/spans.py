@@ -167,7 +167,7 @@ def noise_mask(
 
       >>> config = SpanConfig(noise_density=0.5, mean_span_length=2.0)
       >>> noise_mask(8, config, np.random.default_rng(0)).astype(int).tolist()
-      [0, 0, 0, 1, 0, 1, 1, 1]
+      [0, 0, 0, 1, 1, 1, 0, 1]
     """
     noise, spans, _, _ = (int(size) for size in span_lengths(length, config))
     cut = _random_lengths(noise, spans, random)
