@@ -359,3 +359,25 @@ def test_absent_t5x_is_one_line(monkeypatch):
         _ = t5x.RankT5Model
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = t5x.nothing
+
+
+def test_gin_file_binds_what_there_is(bridge, monkeypatch):
+    from jaxir.cli.config import parse_gin
+
+    made = {
+        "t5x.adafactor": SimpleNamespace(
+            Adafactor=lambda decay_rate, step_offset, logical_factor_rules: None,
+            standard_logical_factor_rules=lambda: None,
+        ),
+        "t5x.examples": SimpleNamespace(),
+        "t5x.examples.t5": SimpleNamespace(),
+        "t5x.examples.t5.network": SimpleNamespace(Transformer=lambda config: None),
+    }
+    for name, module in made.items():
+        parent, _, child = name.rpartition(".")
+        setattr(sys.modules[parent], child, module)
+        monkeypatch.setitem(sys.modules, name, module)
+    for file in ("t5x/rankt5_encdec.gin", "t5x/rankt5_enc.gin"):
+        parse_gin([file], ["VOCABULARY = None"])
+    with pytest.raises(InputError, match="nothing"):
+        parse_gin([file], ["rankt5.RankT5Model.nothing = 1"])
