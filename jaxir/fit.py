@@ -103,6 +103,8 @@ class ListSource:
       skip_top: candidates passed over, best first.
       depth: last rank that negatives are drawn from.
       per: a list for each ``positive``, or for each ``query``.
+      positives: of a list for each query: ``all`` of them that fit, or ``one``, as
+        RankT5 draws lists.
     """
 
     path: str | None = None
@@ -110,6 +112,7 @@ class ListSource:
     skip_top: int = 0
     depth: int = 1000
     per: str = "positive"
+    positives: str = "all"
 
 
 _SAMPLED, _BATCHES = ListSource(), PipelineConfig()
@@ -177,6 +180,7 @@ def _prepared(
         skip_top=source.skip_top,
         depth=source.depth,
         per=source.per,
+        positives=source.positives,
     )
     prepare_lists(lists, collection, split, place)
     return str(place)

@@ -1,4 +1,4 @@
-"""The whole road on real text: BM25, a neural retriever before and after training.
+"""The whole road on real text: BM25, a retriever before and after training, a reranker.
 
   jaxir demo
   jaxir demo --model hf:sentence-transformers/all-MiniLM-L6-v2 --output demo
@@ -22,6 +22,8 @@ __all__ = ["add_arguments", "run"]
 
 METRICS = ("nDCG@10", "RR@10", "R@100")
 BASELINE = "BM25"
+RERANKED = 20  # documents of a query that the cross-encoder reads
+RERANKED_LENGTH = 96  # tokens of query and document
 LENGTHS = ("query_length", "doc_length")
 
 
@@ -117,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
     from jaxir.fuse import fuse
     from jaxir.index import build_index
     from jaxir.report import write_report
+    from jaxir.rerank import rerank
     from jaxir.search import open_index
     from jaxir.tables import format_table
 
@@ -131,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
         resolve(args.model)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    stages = Stages(out, total=9 if args.collection else 10)
+    stages = Stages(out, total=11 if args.collection else 12)
 
     folder = Path(args.collection) if args.collection else out / "pydocs"
     if not args.collection:
@@ -180,18 +183,42 @@ def run(args: argparse.Namespace) -> int:
     bindings = [
         f"COLLECTION = {str(folder)!r}",
         f"CANDIDATES = {str(candidates)!r}",
-        f"MODEL_PATH = {args.model!r}",
         *([f"TRAIN_STEPS = {args.steps}"] if args.steps else []),
-        *args.gin_bindings,
     ]
-    stages(
-        "training", bindings, trained,
-        lambda: train_from_gin(
-            ["experiments/demo.gin"], bindings, str(trained), command=args.command
-        ),
-    )  # fmt: skip
+
+    def train_stage(
+        label: str, experiment: str, start: str, place: Path, *more: str
+    ) -> None:
+        chosen = [*bindings, f"MODEL_PATH = {start!r}", *more]
+        stages(
+            f"training {label}", chosen, place,
+            lambda: train_from_gin(
+                [f"experiments/{experiment}.gin"], chosen, str(place),
+                command=args.command,
+            ),
+        )  # fmt: skip
+
+    def rerank_stages() -> None:
+        cross_encoder, trec = out / "reranker", out / "runs" / "bm25-reranked.trec"
+        # of DPR's two encoders the one that reads questions
+        start = args.model.removeprefix("dpr:").partition(",")[0]
+        positions = load_model(str(trained)).config.backbone.max_length
+        length = f"MAX_LENGTH = {min(RERANKED_LENGTH, positions)}"
+        train_stage("a cross-encoder", "demo_rerank", start, cross_encoder, length)
+        stages(
+            f"{BASELINE} + reranker: the first {RERANKED} documents of each query",
+            [args.split, RERANKED], trec,
+            lambda: rerank(
+                load_model(str(cross_encoder)), out / "runs" / "bm25.trec", collection,
+                output=trec, k=RERANKED, queries=queries, keep_rest=True,
+            ),
+        )  # fmt: skip
+        runs[f"{BASELINE} + reranker"] = read_run(trec)
+
+    train_stage("a retriever", "demo", args.model, trained, *args.gin_bindings)
     search_stage("Zero-shot", zero_shot, args.model)
     search_stage("Fine-tuned", lambda: str(trained), "")
+    rerank_stages()
     fused = out / "runs" / "fusion.trec"
     stages(
         "Fusion of BM25 and Fine-tuned by reciprocal ranks", "rrf", fused,
@@ -208,7 +235,10 @@ def run(args: argparse.Namespace) -> int:
         qrels=qrels,
         runs=runs,
         queries=queries,
-        training_curves={"Fine-tuned": trained / "metrics.jsonl"},
+        training_curves={
+            "Fine-tuned": trained / "metrics.jsonl",
+            "Reranker": out / "reranker" / "metrics.jsonl",
+        },
         commands=[args.command],
         details={
             "Collection": f"{folder}, {len(collection.docs):,} documents",
@@ -230,5 +260,6 @@ def run(args: argparse.Namespace) -> int:
 {out}/runs/         TREC runs of each system
 {out}/indexes/      jaxir search --index {out}/indexes/fine-tuned --queries ...
 {out}/model/        jaxir index --model {out}/model --collection ... --index ...
+{out}/reranker/     jaxir rerank --model {out}/reranker --run ... --collection ...
 done in {seconds:.0f} s""")
     return 0

@@ -56,7 +56,8 @@ def test_demo_runs_and_keeps_what_it_made(
     ]  # fmt: skip
     assert main(words) == 0
     first = capsys.readouterr()
-    for name in ("BM25", "Zero-shot", "Fine-tuned", "Fusion", "report.html"):
+    names = ("BM25", "Zero-shot", "Fine-tuned", "BM25 + reranker", "Fusion")
+    for name in (*names, "report.html"):
         assert name in first.out
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "Fine-tuned" in page
@@ -64,7 +65,7 @@ def test_demo_runs_and_keeps_what_it_made(
     run = (tmp_path / "demo" / "runs" / "bm25.trec").read_bytes()
     assert main([*words, "--json"]) == 0
     second = capsys.readouterr()
-    assert second.err.count("kept from before") == 9
+    assert second.err.count("kept from before") == 11
     assert json.loads(second.out)["systems"][0]["name"] == "BM25"
     assert (tmp_path / "demo" / "runs" / "bm25.trec").read_bytes() == run
 
