@@ -214,8 +214,12 @@ def _check_chunks(folder: Path) -> None:
 def _read_orbax(folder: Path) -> dict[str, np.ndarray]:
     from orbax.checkpoint import v1 as ocp
 
+    # Orbax is asked for a part by its name, where the folder above says it has parts.
+    part: dict[str, str] = {}
+    if (folder.parent / "_CHECKPOINT_METADATA").is_file():
+        folder, part = folder.parent, {"checkpointable_name": folder.name}
     try:
-        found = ocp.metadata(folder.absolute()).metadata
+        found = ocp.metadata(folder.absolute(), **part).metadata
         shapes = _parameters(found, folder)
         empty: Any = {
             path: np.empty(leaf.shape, np.float32) for path, leaf in _leaves(shapes)
@@ -230,7 +234,7 @@ def _read_orbax(folder: Path) -> dict[str, np.ndarray]:
         context = ocp.Context()
         context.pytree.loading.partial_load = True  # the optimizer's slots stay
         with context:
-            loaded = ocp.load(folder.absolute(), target)
+            loaded = ocp.load(folder.absolute(), target, **part)
         return flatten(_parameters(loaded, folder))
     except InputError:
         raise

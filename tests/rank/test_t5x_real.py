@@ -141,16 +141,7 @@ def train(place, *, head="encdec", native=False, checkpoint=None, mlp_dim=32):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "native",
-    [
-        pytest.param(True, id="native"),
-        pytest.param(
-            False, id="orbax",
-            marks=pytest.mark.xfail(reason="Orbax wants the folder above state/"),
-        ),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("native", [True, False], ids=["native", "orbax"])
 def test_trains_from_ours_and_is_read_back(place, native):
     from t5x.examples.t5 import network
 
