@@ -2,13 +2,16 @@
 
 Importing this package imports neither JAX nor a model; a name is loaded when it is
 first used (PEP 562).  The verbs are functions named like their modules, as in
-``from jaxir.search import search`` and ``from jaxir.evaluate import evaluate``.
+``from jaxir.search import search``, ``from jaxir.rerank import rerank`` and ``from
+jaxir.pretrain import pretrain``.
 
 Example::
 
   >>> import jaxir
   >>> jaxir.Ranking(doc_ids=[3, 1], scores=[0.9, 0.2]).doc_ids
   [3, 1]
+  >>> jaxir.Reranker.rank.__name__, jaxir.load_reranker.__name__
+  ('rank', 'load_reranker')
 """
 
 import importlib
@@ -21,12 +24,14 @@ _HOME = {
     "InputError": "jaxir.errors",
     "RankBatch": "jaxir.types",
     "Ranking": "jaxir.types",
+    "Reranker": "jaxir.reranker",
     "Task": "jaxir.types",
     "TokenBatch": "jaxir.types",
     "build_index": "jaxir.index",
     "encode_corpus": "jaxir.encode",
     "encode_texts": "jaxir.encode",
     "load_model": "jaxir.checkpoints.model_dir",
+    "load_reranker": "jaxir.reranker",
     "load_tokenizer": "jaxir.text",
     "open_collection": "jaxir.data.collection",
     "open_index": "jaxir.search",

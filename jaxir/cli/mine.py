@@ -38,13 +38,13 @@ def run(args: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    from jaxir.checkpoints.model_dir import load_model
     from jaxir.data.collection import open_collection, split_spec
     from jaxir.data.negatives import MineConfig
     from jaxir.files import sha256_file
     from jaxir.label import make_teacher
     from jaxir.mine import mine_lists
     from jaxir.progress import say
+    from jaxir.reranker import load_scoring_model
     from jaxir.search import open_index
 
     config = MineConfig(
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     identity = sha256_file(Path(args.index) / "manifest.json")
     rescore = None
     if args.rescore:
-        model = load_model(args.rescore)
+        model = load_scoring_model(args.rescore)
         rescore = make_teacher(model)
         identity += f" {model.fingerprint}"
     report = mine_lists(
