@@ -46,6 +46,8 @@ class Family(NamedTuple):
         that read query and document together.
       encode_doc: ``encode_doc(config, params, tokens) -> array``, or None.
       score: ``score(config, params, tokens) -> [B]`` of joint texts, or None.
+      logical_axes: ``logical_axes(config)``, by which the parameters can be split over
+        devices; None where they are always whole.
     """
 
     kind: str
@@ -58,6 +60,7 @@ class Family(NamedTuple):
     encode_query: Callable | None = None
     encode_doc: Callable | None = None
     score: Callable | None = None
+    logical_axes: Callable | None = None
 
 
 def _apart(config: Any, pipeline: PipelineConfig) -> PipelineConfig:
@@ -109,6 +112,7 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
             adapt_params=rank_model.adapt_params,
             texts=_by_template,
             score=rank_model.score,
+            logical_axes=rank_model.logical_axes,
         ),
         "rank_bert": Family(
             kind="rank_bert",
@@ -127,6 +131,7 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
             make_task=t5.make_task,
             losses_class=t5.SpanLoss,
             adapt_params=t5.adapt_params,
+            logical_axes=t5_model.logical_axes,
         ),
         "masked_lm": Family(
             kind="masked_lm",

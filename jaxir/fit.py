@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from jaxir.checkpoints.model_dir import (
     Model,
@@ -26,14 +27,26 @@ from jaxir.data.lists import sample_lists
 from jaxir.data.pipeline import PipelineConfig, make_batches
 from jaxir.data.tfds_lists import prepare_lists
 from jaxir.errors import InputError
-from jaxir.families import family
+from jaxir.families import Family, family
+from jaxir.mesh import make_mesh
+from jaxir.nn.partitioning import FULLY_SHARDED, TENSOR_PARALLEL, sharding_rule
 from jaxir.progress import say
 from jaxir.text import load_tokenizer
 from jaxir.train.loop import TrainConfig, train
 from jaxir.train.optimizers import OptimizerConfig
+from jaxir.train.step import ShardingRule
 from jaxir.validate import ValidationConfig, make_validation
 
-__all__ = ["Fit", "ListSource", "fit", "initialized", "pretrained", "with_changes"]
+__all__ = [
+    "Fit",
+    "ListSource",
+    "PartitionConfig",
+    "fit",
+    "initialized",
+    "place",
+    "pretrained",
+    "with_changes",
+]
 
 
 def with_changes(config: Any, changes: Mapping[str, Any]) -> Any:
@@ -115,7 +128,46 @@ class ListSource:
     positives: str = "all"
 
 
-_SAMPLED, _BATCHES = ListSource(), PipelineConfig()
+@dataclasses.dataclass(frozen=True)
+class PartitionConfig:
+    """How the parameters lie on the devices; batches are split over them in any case.
+
+    Attributes:
+      model_parallel: devices that share one copy of the parameters; the batch is split
+        over the groups of so many devices.
+      fully_sharded: split every parameter over the other devices as well.
+    """
+
+    model_parallel: int = 1
+    fully_sharded: bool = False
+
+
+def place(
+    row: Family, config: Any, partition: PartitionConfig
+) -> tuple[Mesh, ShardingRule | None]:
+    """The mesh of all devices, and where the parameters lie on it.
+
+    Args:
+      row: the model's family.
+      config: the model's configuration.
+      partition: what is wished.
+
+    Raises:
+      InputError: parameters of this kind cannot be split, or the devices not so.
+    """
+    mesh = make_mesh(model=partition.model_parallel)
+    if partition == PartitionConfig():
+        return mesh, None
+    if row.logical_axes is None:
+        raise InputError(
+            "partition", f"to be split: a model of kind {row.kind!r}", "a T5",
+            "leave model_parallel at 1 and fully_sharded at False",
+        )  # fmt: skip
+    table = FULLY_SHARDED if partition.fully_sharded else TENSOR_PARALLEL
+    return mesh, sharding_rule(row.logical_axes(config), table)
+
+
+_SAMPLED, _BATCHES, _WHOLE = ListSource(), PipelineConfig(), PartitionConfig()
 _ADAMW, _ONE_EPOCH = OptimizerConfig(), TrainConfig(epochs=1)
 
 
@@ -198,6 +250,7 @@ def fit(
     optimizer: OptimizerConfig = _ADAMW,
     loop: TrainConfig = _ONE_EPOCH,
     validation: ValidationConfig | None = None,
+    partition: PartitionConfig = _WHOLE,
     operative_config: str | Callable[[], str] = "",
     command: str = "",
 ) -> Fit:
@@ -218,6 +271,7 @@ def fit(
       optimizer: its configuration.
       loop: how long, and how often to evaluate and save.
       validation: what to evaluate while training; None for nothing.
+      partition: how the parameters lie on the devices.
       operative_config: gin text that repeats the run, or a function that gives it.
       command: how the run was started, for the model card.
 
@@ -237,6 +291,7 @@ def fit(
             "make one of it: reranker.load_reranker, or --head in jaxir convert",
         )
     pipeline = row.texts(model.config, pipeline)
+    mesh, rule = place(row, model.config, partition)
     evaluate = None
     if validation is not None and validation.split is not None:
         evaluate = make_validation(model, collection, validation)
@@ -254,6 +309,8 @@ def fit(
             loop,
             optimizer=optimizer,
             work_dir=work_dir,
+            mesh=mesh,
+            sharding_rule=rule,
             initial_params=model.params,
             evaluate=evaluate,
         )

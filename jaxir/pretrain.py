@@ -21,13 +21,13 @@ from jaxir.checkpoints.model_dir import (
 )
 from jaxir.data.collection import Collection
 from jaxir.data.masking import MaskConfig, make_mask_batches
-from jaxir.data.packing import RowBatches, open_chunks, special_frame
+from jaxir.data.packing import RowBatches, open_chunks
 from jaxir.data.spans import SpanConfig, chunk_length_of, make_span_batches
 from jaxir.errors import InputError
 from jaxir.families import family
-from jaxir.fit import Fit, _whole_or_absent, with_changes
+from jaxir.fit import Fit, PartitionConfig, _whole_or_absent, place, with_changes
 from jaxir.lm import masked
-from jaxir.mesh import make_mesh, put_batch
+from jaxir.mesh import put_batch
 from jaxir.progress import say
 from jaxir.text import Tokenizer
 from jaxir.train.loop import TrainConfig, train
@@ -57,7 +57,8 @@ def _span_chunk(config: SpanConfig, tokenizer: Tokenizer) -> int:
 
 
 def _mask_chunk(config: MaskConfig, tokenizer: Tokenizer) -> int:
-    return config.input_length - sum(len(part) for part in special_frame(tokenizer))
+    frame = tokenizer.frame
+    return config.input_length - len(frame.prefix) - len(frame.suffix)
 
 
 OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
@@ -69,7 +70,7 @@ OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
 """The objective of each kind of model."""
 
 _ADAFACTOR = OptimizerConfig(name="adafactor", learning_rate=1e-2, weight_decay=0.0)
-_ONE_EPOCH = TrainConfig(epochs=1)
+_ONE_EPOCH, _WHOLE = TrainConfig(epochs=1), PartitionConfig()
 
 
 def masked_lm_of(model: Model, *, tied: bool = True, seed: int = 0) -> Model:
@@ -165,6 +166,7 @@ def pretrain(
     holdout: int | float | None = 0.01,
     optimizer: OptimizerConfig = _ADAFACTOR,
     loop: TrainConfig = _ONE_EPOCH,
+    partition: PartitionConfig = _WHOLE,
     operative_config: str | Callable[[], str] = "",
     command: str = "",
 ) -> Fit:
@@ -186,6 +188,7 @@ def pretrain(
         a number (int); None keeps none back.
       optimizer: its configuration.
       loop: how long, and how often to evaluate and save.
+      partition: how the parameters lie on the devices.
       operative_config: gin text that repeats the run, or a function that gives it.
       command: how the run was started, for the model card.
 
@@ -229,7 +232,8 @@ def pretrain(
         "process_count": jax.process_count(),
     }
     task = family(model.kind).make_task(model.config, loss)
-    mesh, evaluate = make_mesh(), None
+    mesh, rule = place(family(model.kind), model.config, partition)
+    evaluate = None
     if holdout is not None:
         chunks, held = chunks.hold_out(holdout, data.seed)
         evaluate = _evaluation(
@@ -250,7 +254,7 @@ def pretrain(
     with _whole_or_absent(work_dir):
         result = train(
             task, batches, loop, optimizer=optimizer, work_dir=work_dir, mesh=mesh,
-            initial_params=model.params, evaluate=evaluate,
+            sharding_rule=rule, initial_params=model.params, evaluate=evaluate,
         )  # fmt: skip
     trained = model_from_parts(
         model.kind, model.config, result.params, model.tokenizer, path=str(work_dir)

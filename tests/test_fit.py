@@ -1,10 +1,12 @@
 """fit: from a collection to a model directory, resumed exactly, validated."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
 import pytest
+from tiny_rerankers import tiny_reranker
 
 from jaxir import fit, validate
 from jaxir.checkpoints.model_dir import load_model, save_model
@@ -130,3 +132,34 @@ def test_sample_without_relevant_documents(tiny_collection):
     collection = open_collection(str(tiny_collection))
     with pytest.raises(InputError, match="no query with a relevant document"):
         validate.draw_sample(collection, validate.ValidationConfig(split="none"))
+
+
+@pytest.mark.slow
+def test_split_parameters_train_as_whole_ones(tiny_collection, tmp_path):
+    model = tiny_reranker("encdec", tmp_path / "tokenizer")
+    losses = []
+    for name, partition in (
+        ("whole", fit.PartitionConfig()),
+        ("split", fit.PartitionConfig(model_parallel=2)),
+        ("everywhere", fit.PartitionConfig(model_parallel=2, fully_sharded=True)),
+    ):
+        place = tmp_path / name
+        fit.fit(
+            model, str(tiny_collection), model_dir=place,
+            pipeline=PipelineConfig(batch_size=8, list_size=3, seed=1),
+            loop=TrainConfig(total_steps=3, log_every=1), partition=partition,
+        )  # fmt: skip
+        lines = map(json.loads, (place / "metrics.jsonl").read_text().splitlines())
+        losses.append([line["loss"] for line in lines if line["kind"] == "train"])
+    assert len(losses[0]) == 3
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    np.testing.assert_allclose(losses[2], losses[0], rtol=1e-5)
+
+
+def test_what_cannot_be_split_says_so(make_tiny_model, tiny_collection, tmp_path):
+    with pytest.raises(InputError, match="a model of kind 'dense'; expected a T5"):
+        fit.fit(
+            make_tiny_model(), str(tiny_collection), model_dir=tmp_path / "out",
+            partition=fit.PartitionConfig(model_parallel=2),
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxir import __version__
 from jaxir.checkpoints.card import write_card
@@ -102,8 +103,15 @@ def model_from_parts(
       tokenizer: the tokenizer of its training.
       path: where it came from.
     """
-    host = jax.tree.map(np.asarray, jax.device_get(params))
+    host = jax.tree.map(_to_host, params)
     return Model(kind, config, host, tokenizer, fingerprint(kind, config, host), path)
+
+
+def _to_host(leaf: Any) -> np.ndarray:
+    """An array in host memory, gathered where its parts lie with other processes."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+    return np.asarray(leaf)
 
 
 def save_model(

@@ -22,6 +22,7 @@ TENSOR_PARALLEL: Mapping[str, str | None] = MappingProxyType(
         "mlp": "model",
         "heads": "model",
         "joined_kv": "model",
+        "kv": None,
         "embed": None,
         "relpos_buckets": None,
         "layers": None,

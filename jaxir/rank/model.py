@@ -45,6 +45,7 @@ __all__ = [
     "RankT5Config",
     "adapt_params",
     "init_params",
+    "logical_axes",
     "logit",
     "params_from_backbone",
     "score",
@@ -132,6 +133,25 @@ def params_from_backbone(
     return _NETWORKS[config.network].from_backbone(config, backbone_params, rng)
 
 
+def logical_axes(config: RankT5Config) -> Any:
+    """The logical axes of each parameter: a tree of tuples of the names that T5X knows.
+
+    ``nn.partitioning.sharding_rule`` and T5X's partitioner look them up in a table.
+
+    Example::
+
+      >>> axes = logical_axes(RankT5Config(head="enc"))
+      >>> axes["score_head"]["dense"]["kernel"]
+      ('embed', 'kv')
+    """
+    axes = dict(t5.logical_axes(config.backbone))
+    if config.head == "enc":
+        axes = {name: axes[name] for name in ("token_embedder", "encoder")}
+        # "kv" is never split, as an axis of size 1 must not be
+        axes["score_head"] = {"dense": {"kernel": ("embed", "kv"), "bias": ("kv",)}}
+    return axes
+
+
 def score(
     config: Config,
     params: Params,
@@ -210,10 +230,7 @@ def adapt_params(config: Config, params: Params, target: Config) -> Params:
         return kept | {"backbone": fresh["backbone"]}
     if config.network != target.network:
         params = params_from_backbone(target, params, rng)
-    before, after = _stacked(config), _stacked(target)
-    if before == after:
-        return params
-    return t5.stack_layers(params) if after else t5.unstack_layers(params)
+    return t5.with_layers(params, scanned=target.backbone.scan_layers)
 
 
 class _Network(NamedTuple):
@@ -326,11 +343,6 @@ _NETWORKS: Mapping[str, _Network] = MappingProxyType(
         "bert": _Network(_bert_init, _bert_logit, _bert_from_backbone),
     }
 )
-
-
-def _stacked(config: Config) -> bool:
-    """Whether the layers of a stack are one entry of the parameters."""
-    return getattr(config.backbone, "scan_layers", False)
 
 
 # Fields of a backbone that need not agree: they change no parameter, or adapting does.

@@ -33,9 +33,15 @@ from jaxtyping import Array, Bool, Float
 
 from jaxir.errors import InputError
 from jaxir.nn.chunks import in_chunks
-from jaxir.nn.t5 import T5Config, logical_axes
+from jaxir.nn.t5 import T5Config
 from jaxir.rank.losses import RankLoss, lists_that_count, rank_loss
-from jaxir.rank.model import RankT5Config, init_params, logit, score
+from jaxir.rank.model import (
+    RankT5Config,
+    init_params,
+    logical_axes,
+    logit,
+    score,
+)
 from jaxir.rank.t5x_features import feature_converter_class, imported
 from jaxir.types import TokenBatch
 
@@ -43,7 +49,6 @@ __all__ = [
     "backbone_config",
     "feature_converter_class",
     "model_class",
-    "parameter_axes",
     "ranking_metrics",
 ]
 
@@ -112,19 +117,6 @@ def ranking_metrics(
         values = metric(scores, labels, where=where, topn=topn, reduce_fn=None)
         sums[name] = jnp.sum(jnp.where(counts, values, 0.0))
     return sums, jnp.sum(counts).astype(jnp.float32)
-
-
-def parameter_axes(config: RankT5Config) -> Any:
-    """The logical axes of each parameter, a tree of tuples of names that T5X knows.
-
-    T5X's partitioner and its Adafactor look these names up in their tables.
-    """
-    axes = dict(logical_axes(config.backbone))
-    if config.head == "enc":
-        axes = {name: axes[name] for name in ("token_embedder", "encoder")}
-        # "kv" is in both tables and never split, as an axis of size 1 must not be.
-        axes["score_head"] = {"dense": {"kernel": ("embed", "kv"), "bias": ("kv",)}}
-    return axes
 
 
 def _named(axes: Any, metadata: Any) -> Any:
@@ -239,7 +231,7 @@ def model_class() -> type:
         ) -> dict[str, Any]:
             """Fresh parameters and their logical axes, whatever the batch's shapes."""
             del input_shapes, input_types
-            axes = _named(parameter_axes(self.config), lib.AxisMetadata)
+            axes = _named(logical_axes(self.config), lib.AxisMetadata)
             params = init_params(self.config, _typed_key(rng))
             return {"params": params, "params_axes": axes}
 

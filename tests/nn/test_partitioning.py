@@ -46,7 +46,7 @@ def test_a_mesh_axis_serves_once():
 
 def test_unknown_names_and_ranks_are_refused():
     mesh = make_mesh(1)
-    with pytest.raises(InputError, match=r"k: axis 'kv'; expected one of vocab"):
-        sharding_rule({"k": ("kv",)})(shapes_of(k=(2,)), mesh)
+    with pytest.raises(InputError, match=r"k: axis 'rows'; expected one of vocab"):
+        sharding_rule({"k": ("rows",)})(shapes_of(k=(2,)), mesh)
     with pytest.raises(InputError, match=r"k: axes \('mlp',\) for shape \(2, 2\)"):
         sharding_rule({"k": ("mlp",)})(shapes_of(k=(2, 2)), mesh)
