@@ -45,6 +45,7 @@ __all__ = [
     "initialized",
     "place",
     "pretrained",
+    "whole_or_absent",
     "with_changes",
 ]
 
@@ -178,8 +179,12 @@ def _has_checkpoint(work_dir: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _whole_or_absent(work_dir: Path) -> Iterator[None]:
-    """A refused run leaves what was there before, unless it has saved a step."""
+def whole_or_absent(work_dir: Path) -> Iterator[None]:
+    """A refused run leaves what was there before, unless it has saved a step.
+
+    Args:
+      work_dir: of the run; what it adds there is removed when an InputError passes.
+    """
     existed = work_dir.exists()
     before = set(work_dir.iterdir()) if work_dir.is_dir() else set()
     missing = [folder for folder in work_dir.parents if not folder.exists()]
@@ -295,7 +300,7 @@ def fit(
     evaluate = None
     if validation is not None and validation.split is not None:
         evaluate = make_validation(model, collection, validation)
-    with _whole_or_absent(work_dir):
+    with whole_or_absent(work_dir):
         path = _prepared(
             lists, collection, split, pipeline.list_size, pipeline.seed, work_dir
         )

@@ -115,7 +115,9 @@ class PairFormat:
             can hold is kept, so that :meth:`join` knows what was cut.
         """
         encoded = self._encode(texts, self.doc_template)
-        return [ids[: max_length + 1] for ids in encoded]
+        # a copy: a view would keep the whole document in memory
+        most = max_length + 1
+        return [ids if len(ids) <= most else ids[:most].copy() for ids in encoded]
 
     def _encode(self, texts: Sequence[str], template: str) -> list[np.ndarray]:
         place = {text: i for i, text in enumerate(dict.fromkeys(texts))}

@@ -25,7 +25,7 @@ from jaxir.data.packing import RowBatches, open_chunks
 from jaxir.data.spans import SpanConfig, chunk_length_of, make_span_batches
 from jaxir.errors import InputError
 from jaxir.families import family
-from jaxir.fit import Fit, PartitionConfig, _whole_or_absent, place, with_changes
+from jaxir.fit import Fit, PartitionConfig, place, whole_or_absent, with_changes
 from jaxir.lm import masked
 from jaxir.mesh import put_batch
 from jaxir.progress import say
@@ -251,7 +251,7 @@ def pretrain(
         f"{batches.steps_per_epoch:,} steps an epoch, rows {100 * batches.fill:.0f} % "
         "full"
     )
-    with _whole_or_absent(work_dir):
+    with whole_or_absent(work_dir):
         result = train(
             task, batches, loop, optimizer=optimizer, work_dir=work_dir, mesh=mesh,
             sharding_rule=rule, initial_params=model.params, evaluate=evaluate,

@@ -18,7 +18,7 @@ import numpy as np
 from jaxir.checkpoints.rules import check_shapes, flatten, unflatten
 from jaxir.checkpoints.t5x_native import read_arrays, write_native
 from jaxir.errors import InputError
-from jaxir.nn.t5 import T5Config, init_encoder_params, init_params, unstack_layers
+from jaxir.nn.t5 import T5Config, init_encoder_params, init_params, with_layers
 from jaxir.types import Params
 
 __all__ = [
@@ -169,12 +169,7 @@ def write_t5x(directory: str | os.PathLike, params: Params, *, step: int = 0) ->
 
 def one_by_one(params: Params) -> Params:
     """Parameters with layers one by one, whether they were stacked or not."""
-    stacked = any(stack in params.get(stack, {}) for stack in _STACKS)
-    if not stacked:
-        return params
-    names = [name for name in params if name in _STACKS]
-    plain = unstack_layers({name: params[name] for name in names})
-    return dict(params) | plain
+    return with_layers(params, scanned=False)
 
 
 def _count(flat: Mapping[str, tuple[int, ...]], stack: str) -> int:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxir.data.packing import Chunks, RowBatches, pack_rows, special_frame
+from jaxir.data.packing import Chunks, RowBatches, pack_rows
 from jaxir.errors import InputError
 from jaxir.text import Tokenizer
 
@@ -164,7 +164,9 @@ class MaskBatches(RowBatches):
                 "for T5, train span corruption",
             )  # fmt: skip
         self._mask_id = known[0]
-        self._prefix, self._suffix = special_frame(tokenizer)
+        frame = tokenizer.frame
+        self._prefix = np.array(frame.prefix, np.int32)
+        self._suffix = np.array(frame.suffix, np.int32)
         self._pad_id = tokenizer.pad_id
         everything = np.arange(tokenizer.vocab_size)
         self._ordinary = np.setdiff1d(everything, np.array(tokenizer.special_ids))
@@ -174,6 +176,12 @@ class MaskBatches(RowBatches):
         self._chunks, self._config = chunks, config
         sizes = chunks.lengths + len(self._suffix)
         room = config.input_length - len(self._prefix)
+        if sizes.max() > room:
+            raise InputError(
+                "input_length", f"{config.input_length} for a text of "
+                f"{int(sizes.max()) + len(self._prefix)} tokens, special ones included",
+                "the whole of it", "open the chunks with a shorter chunk_length",
+            )  # fmt: skip
         if config.packed:
             rows = pack_rows(chunks.lengths, (sizes,), (room,), config.seed)
         else:
@@ -241,7 +249,8 @@ def make_mask_batches(
       process_count: processes that share every batch, each with its rows.
 
     Raises:
-      InputError: another tokenizer, or fewer rows than a batch has.
+      InputError: another tokenizer, chunks that do not fit a row, or fewer rows than a
+        batch has.
     """
     return MaskBatches(
         chunks, tokenizer, config, every_row=every_row,

@@ -20,7 +20,7 @@ from jaxir.data.tokens import TokenStore, build_token_store
 from jaxir.errors import InputError
 from jaxir.text import Tokenizer
 
-__all__ = ["Chunks", "RowBatches", "open_chunks", "pack_rows", "special_frame"]
+__all__ = ["Chunks", "RowBatches", "open_chunks", "pack_rows"]
 
 STATE_VERSION = 1
 _WHOLE = 2**20  # tokens: no document is cut before it is stored
@@ -131,7 +131,7 @@ def open_chunks(
     opened = [
         open_collection(item) if isinstance(item, str) else item for item in collections
     ]
-    prefix, suffix = (len(part) for part in special_frame(tokenizer))
+    prefix, suffix = len(tokenizer.frame.prefix), len(tokenizer.frame.suffix)
     stores, parts = [], []
     for number, collection in enumerate(opened):
         docs = collection.docs
@@ -163,19 +163,6 @@ def open_chunks(
             f"documents of at least {min_tokens} tokens",
         )  # fmt: skip
     return chunks
-
-
-def special_frame(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Special tokens that stand before and after every text, int32.
-
-    ``[CLS]`` and ``[SEP]`` for BERT, nothing and ``</s>`` for T5.
-    """
-    empty, text = tokenizer.encode(["", "a"], 64)
-    same = empty == text[: len(empty)]
-    prefix = len(empty) if same.all() else int(np.argmin(same))
-    if len(text) == len(empty):  # a tokenizer that makes nothing of "a"
-        prefix = len(empty) - 1
-    return empty[:prefix], empty[prefix:]
 
 
 def pack_rows(

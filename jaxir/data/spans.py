@@ -153,7 +153,7 @@ def noise_mask(
 
     Kept and cut-out spans alternate, a kept one first.  Among all ways to cut the
     tokens of either kind into the given number of spans each is equally likely.  A
-    text so short that it has one span (below 30 tokens) always ends with it, as in T5.
+    text so short that it has one span (up to 30 tokens) always ends with it, as in T5.
 
     Args:
       length: tokens of the text, at least 2.
@@ -253,6 +253,9 @@ class SpanBatches(RowBatches):
     def __init__(
         self, chunks: Chunks, tokenizer: Tokenizer, config: SpanConfig, **how: Any
     ) -> None:
+        if chunks.lengths.min() < 2:
+            found = "a text of one token"
+            raise InputError("min_tokens", found, "2: one to keep, one to cut out")
         sizes = span_lengths(chunks.lengths, config)
         self._sentinels = sentinel_ids(tokenizer)
         if sizes.spans.max() > len(self._sentinels):

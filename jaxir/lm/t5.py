@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from jaxir.data.spans import SpanBatch
 from jaxir.errors import InputError
 from jaxir.lm.cross_entropy import token_cross_entropy
-from jaxir.nn.t5 import T5, T5Config, init_params
+from jaxir.nn.t5 import T5, T5Config, init_params, with_layers
 from jaxir.types import Metrics, Params, Task, TokenBatch
 
 __all__ = ["SpanLoss", "adapt_params", "decoder_inputs", "make_task"]
@@ -46,9 +46,14 @@ class SpanLoss:
 
 
 def decoder_inputs(
-    targets: Int[Array, "B S"], segments: Int[Array, "B S"]
+    targets: Int[Array, "B S"], segments: Int[Array, "B S"], *, start_id: int = 0
 ) -> Int[Array, "B S"]:
-    """What the decoder reads: targets one place later, 0 where a text begins.
+    """What the decoder reads: targets one place later, the start where a text begins.
+
+    Args:
+      targets: ``[B, S]`` ids.
+      segments: ``[B, S]`` number of each token's text, 0 at padding.
+      start_id: the start token, T5's is its padding.
 
     Example::
 
@@ -57,7 +62,7 @@ def decoder_inputs(
     """
     earlier = jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1]
     before = jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
-    return jnp.where((segments == before) & (segments > 0), earlier, 0)
+    return jnp.where((segments == before) & (segments > 0), earlier, start_id)
 
 
 def _logits_params(config: T5Config, params: Params) -> Params:
@@ -105,7 +110,9 @@ def make_task(config: T5Config, loss: SpanLoss | None = None) -> Task:
             mode["rngs"] = {"dropout": rng}
         batch = SpanBatch(*map(jnp.asarray, batch))
         tokens = TokenBatch(batch.inputs, batch.input_segments > 0)
-        shifted = decoder_inputs(batch.targets, batch.target_segments)
+        shifted = decoder_inputs(
+            batch.targets, batch.target_segments, start_id=config.pad_id
+        )
 
         def states_of(module: Any, deterministic: bool) -> Array:
             encoded = module.encode(
@@ -132,12 +139,14 @@ def make_task(config: T5Config, loss: SpanLoss | None = None) -> Task:
 
 
 def adapt_params(config: T5Config, params: Params, target: T5Config) -> Params:
-    """Parameters of another configuration that differs in what has no parameters.
+    """Parameters of another configuration of the same sizes.
+
+    What has no parameters may differ, and ``scan_layers``, which arranges them.
 
     Args:
       config: of ``params``.
       params: to begin from.
-      target: dropout, types and rematerialisation may differ.
+      target: of the same sizes.
 
     Raises:
       InputError: the parameters would have other names or shapes.
@@ -146,6 +155,7 @@ def adapt_params(config: T5Config, params: Params, target: T5Config) -> Params:
         "dropout_rate",
         "dtype",
         "remat",
+        "scan_layers",
         "pad_id",
         "relpos_max_distance",
         "norm_eps",
@@ -156,4 +166,4 @@ def adapt_params(config: T5Config, params: Params, target: T5Config) -> Params:
             raise InputError(
                 field.name, f"{now} cannot become {then}", "the sizes of the checkpoint"
             )
-    return params
+    return with_layers(params, scanned=target.scan_layers)

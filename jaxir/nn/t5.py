@@ -18,6 +18,7 @@ layers of a stack are one entry, ``encoder/encoder`` and ``decoder/decoder``, wh
 leaves begin with the axis of layers (see :func:`stack_layers`).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -41,6 +42,7 @@ __all__ = [
     "logical_axes",
     "stack_layers",
     "unstack_layers",
+    "with_layers",
 ]
 
 
@@ -306,7 +308,7 @@ def stack_layers(params: Params, *, axis: int = 0) -> Params:
         parts = dict(params[stack])
         count = sum(name.startswith("layers_") for name in parts)
         layers = [parts.pop(f"layers_{i}") for i in range(count)]
-        parts[stack] = jax.tree.map(lambda *x: jnp.stack(x, axis), *layers)
+        parts[stack] = jax.tree.map(lambda *x: _stacked(x, axis), *layers)
         stacked[stack] = parts
     return stacked
 
@@ -319,11 +321,28 @@ def unstack_layers(params: Params, *, axis: int = 0) -> Params:
         layers = parts.pop(stack)
         count = jax.tree.leaves(layers)[0].shape[axis]
         for i in range(count):
-            parts[f"layers_{i}"] = jax.tree.map(
-                lambda x, i=i: jnp.take(x, i, axis=axis), layers
-            )
+            at = (slice(None),) * axis + (i,)
+            parts[f"layers_{i}"] = jax.tree.map(lambda x, at=at: x[at], layers)
         plain[stack] = parts
     return plain
+
+
+def with_layers(params: Params, *, scanned: bool) -> Params:
+    """Parameters as ``scan_layers=scanned`` reads them, whichever form they have.
+
+    Args:
+      params: those of a T5 or of its encoder; other entries are kept.
+      scanned: whether each stack's layers shall be one entry.
+    """
+    if all((stack in params[stack]) == scanned for stack in _stacks(params)):
+        return params
+    return stack_layers(params) if scanned else unstack_layers(params)
+
+
+def _stacked(layers: Sequence[Any], axis: int) -> Any:
+    """One array of several, on the host where they are: an 11B fits no device."""
+    on_host = all(isinstance(x, np.ndarray) for x in layers)
+    return (np if on_host else jnp).stack(layers, axis)
 
 
 def _stacks(params: Params) -> list[str]:

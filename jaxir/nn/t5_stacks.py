@@ -51,7 +51,7 @@ class T5Config:
       scan_layers: compile one layer, looped over; the parameters are then stacked.
 
     Raises:
-      InputError: for a size below 1 or an unknown name.
+      InputError: for a number out of range or an unknown name.
 
     Example::
 
@@ -86,6 +86,9 @@ class T5Config:
             if getattr(self, name) < 1:
                 found = str(getattr(self, name))
                 raise InputError(f"T5Config.{name}", found, "at least 1")
+        if not isinstance(self.mlp_activations, tuple):  # a list has no hash for jit
+            found = repr(self.mlp_activations)
+            raise InputError("T5Config.mlp_activations", found, "a tuple of names")
         names = [
             ("mlp_activations", x, tuple(MLP_ACTIVATIONS)) for x in self.mlp_activations
         ]
@@ -98,6 +101,20 @@ class T5Config:
                 raise InputError(f"T5Config.{name}", repr(value), expected)
         if not self.mlp_activations:
             raise InputError("T5Config.mlp_activations", "none", "at least one name")
+        if not 0 <= self.dropout_rate < 1:
+            found = str(self.dropout_rate)
+            raise InputError("T5Config.dropout_rate", found, "a rate from 0 to below 1")
+        if not 0 <= self.pad_id < self.vocab_size:
+            expected = f"0 to {self.vocab_size - 1}, the vocabulary"
+            raise InputError("T5Config.pad_id", str(self.pad_id), expected)
+        if self.relpos_buckets < 4:  # both directions have single distances
+            found = str(self.relpos_buckets)
+            raise InputError("T5Config.relpos_buckets", found, "at least 4")
+        if self.relpos_max_distance <= self.relpos_buckets // 2:
+            raise InputError(
+                "T5Config.relpos_max_distance", str(self.relpos_max_distance),
+                f"above {self.relpos_buckets // 2}, the single distances",
+            )  # fmt: skip
 
     @property
     def max_length(self) -> int:

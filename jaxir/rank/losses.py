@@ -69,7 +69,7 @@ class RankLoss:
 
     Attributes:
       kind: ``softmax``, ``poly1``, ``pair`` or ``pointce``.
-      epsilon: weight of Poly1's extra term; the paper's is 1.
+      epsilon: for ``poly1``: weight of its extra term; the paper's is 1.
       reduction: ``paper`` or ``rax``.
       lambda_weights: weights of the pairs of ``pair``: None, ``labeldiff``, ``dcg``
         (Burges et al. 2006, LambdaRank) or ``dcg2`` (Wang et al. 2018, LambdaLoss).
@@ -77,8 +77,8 @@ class RankLoss:
       balance: for ``pointce``: the positives of a list weigh as much together as its
         negatives, each ``num_negatives / num_positives``.  This is the expectation of
         the paper's upsampling of positives to 1:1 (section 5.1).
-      labels: ``judgments``, or ``teacher`` for the softmax of a teacher's scores over
-        the list; then ``softmax`` is the cross entropy of distillation.
+      labels: ``judgments``; or, for ``softmax``, ``teacher``: the softmax of the scores
+        that ``jaxir label`` gave the list, for the cross entropy of distillation.
       chunk_size: pairs scored at a time (gradient caching), so that memory does not
         grow with the lists; None scores the batch at once.
 
@@ -118,6 +118,8 @@ class RankLoss:
             found = str(self.chunk_size)
             raise InputError("RankLoss.chunk_size", found, "a number above 0, or None")
         for name, value, default, kind in (
+            ("epsilon", self.epsilon, 1.0, "poly1"),
+            ("balance", self.balance, True, "pointce"),
             ("lambda_weights", self.lambda_weights, None, "pair"),
             ("labels", self.labels, "judgments", "softmax"),
         ):

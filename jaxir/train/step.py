@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from jaxir.errors import InputError
 from jaxir.mesh import batch_sharding, replicated
-from jaxir.types import Metrics, Params, RankBatch, Task
+from jaxir.types import Metrics, Params, RankBatch, Task, TokenGroups
 
 __all__ = [
     "ShardingRule",
@@ -189,7 +189,7 @@ def micro_batches(batch: Any, count: int) -> Any:
       count: a divisor of ``B``.
 
     Raises:
-      InputError: the batch cannot be split so.
+      InputError: the batch cannot be split so; pairs in groups cannot at all.
 
     Example::
 
@@ -209,6 +209,12 @@ def micro_batches(batch: Any, count: int) -> Any:
             )
         return leaf.reshape(rows // count, count, *leaf.shape[1:]).swapaxes(0, 1)
 
+    if isinstance(batch, RankBatch) and isinstance(batch.doc, TokenGroups):
+        # Rows of a group belong to lists all over the batch.
+        raise InputError(
+            "accumulate", f"{count} over pairs in groups of like length", "1",
+            "bound the memory by RankLoss.chunk_size, or set pair_groups to 1",
+        )  # fmt: skip
     known = batch.known_positive if isinstance(batch, RankBatch) else None
     if known is None:
         return jax.tree.map(split, batch)
