@@ -29,7 +29,7 @@ __all__ = [
 
 Array = Any  # whatever has a shape: numpy, JAX, or a view of a file
 
-MOST_SHOWN = 8  # names of each kind in one error; the rest is counted
+_FIRST_NUMBER = re.compile(r"^([^\d\s]*)(\d+)")  # of a name, such as a layer's
 
 
 class Transform(NamedTuple):
@@ -252,14 +252,41 @@ def _reverse(rules: Sequence[Rule], path: str) -> str:
     return path
 
 
+def _together(names: Iterable[str]) -> list[str]:
+    """Names that differ by their first number alone, as one: ``layers_{0-11}/kernel``.
+
+    What stands in every layer is told once, and the whole difference stays readable.
+    """
+    found: dict[str, list[int]] = {}
+    for name in names:
+        # The same number in our name beside theirs, "(for layers_0/kernel)", as well.
+        number = _FIRST_NUMBER.search(name)
+        template = name.replace("{", "{{").replace("}", "}}")
+        if number is not None:
+            same = rf"(^|\(for )([^\d\s]*){number[2]}(?!\d)"
+            template = re.sub(same, r"\1\2{0}", template)
+        found.setdefault(template, []).append(int(number[2]) if number else 0)
+    told = []
+    for template, numbers in found.items():
+        runs: list[list[int]] = []
+        for number in sorted(numbers):
+            if runs and number == runs[-1][1] + 1:
+                runs[-1][1] = number
+            else:
+                runs.append([number, number])
+        shown = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+        told.append(template.format(f"{{{shown}}}" if len(numbers) > 1 else shown))
+    return told
+
+
 def _complain(
     where: object, missing: list[str], unexpected: list[str], differing: list[str]
 ) -> None:
     """One error with everything that is wrong, or nothing."""
-    parts = []
-    for sign, names in (("-", missing), ("+", unexpected), ("≠", differing)):
-        parts += [f"{sign} {name}" for name in names[:MOST_SHOWN]]
-        if len(names) > MOST_SHOWN:
-            parts.append(f"{sign} {len(names) - MOST_SHOWN} more")
+    parts = [
+        f"{sign} {name}"
+        for sign, names in (("-", missing), ("+", unexpected), ("≠", differing))
+        for name in _together(names)
+    ]
     if parts:
         raise InputError(where, "weights do not fit: " + ", ".join(parts))

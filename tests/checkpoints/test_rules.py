@@ -70,10 +70,16 @@ def test_ignored_names_must_match_as_a_whole():
         apply_rules(source, RULES, SHAPES, where="w", ignore=[r"head\.weight"])
 
 
-def test_long_lists_are_cut_and_counted():
-    source = arrays() | {f"extra{i}": np.zeros(1) for i in range(20)}
-    with pytest.raises(InputError, match=r"\+ extra7 \[1\], \+ 12 more$"):
+def test_layers_are_told_together():
+    source = arrays() | {f"g.{i}.x2": np.zeros(1) for i in (0, 1, 2, 5, 9)}
+    source |= {"g.7.x2": np.zeros(3), "g{.x": np.zeros(3)}
+    del source["h.0.b"], source["h.10.b"]
+    with pytest.raises(InputError) as caught:
         apply_rules(source, RULES, SHAPES, where="w")
+    assert str(caught.value) == (
+        "w: weights do not fit: - h.{0,10}.b (for layer_{0,10}/bias), "
+        "+ g.{0-2,5,9}.x2 [1], + g.7.x2 [3], + g{.x [3]"
+    )
 
 
 def test_a_parameter_without_a_rule_cannot_be_written():
