@@ -105,6 +105,7 @@ def test_experiment_trains(file, tiny_collection, tiny_model, tmp_path):
         "INPUT_LENGTH": 16,
         "VOCAB_SIZE": tiny_vocabulary(model),
         "CHUNK_SIZE": None,
+        "PAIR_GROUPS": 4 if "PAIR_GROUPS = 8" in text else 1,
         "HOLDOUT": 2,
         "EVAL_EVERY": 1,
         "SAVE_EVERY": 1,

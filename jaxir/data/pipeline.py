@@ -101,11 +101,6 @@ class PipelineConfig:
         if self.encode not in _ENCODINGS:
             known = ", ".join(repr(name) for name in _ENCODINGS)
             raise InputError("encode", repr(self.encode), f"one of {known}")
-        if self.encode == "separate" and self.pair_groups > 1:
-            raise InputError(
-                "pair_groups", f"{self.pair_groups} for separate texts", "1",
-                "groups are for joint texts: set encode",
-            )  # fmt: skip
         if self.encode != "template" and not self.eos:
             raise InputError(
                 "eos", f"False for {self.encode} texts", "True",
@@ -151,6 +146,11 @@ class Batches(Iterator[RankBatch]):
         self._table = table
         share = config.batch_size // process_count
         self._own = slice(process_index * share, (process_index + 1) * share)
+        if config.encode == "separate" and config.pair_groups > 1:
+            raise InputError(
+                "pair_groups", f"{config.pair_groups} for separate texts", "1",
+                "groups are for joint texts: set encode",
+            )  # fmt: skip
         pairs = config.batch_size * config.list_size
         if config.pair_groups > 1 and pairs % (config.pair_groups * process_count):
             raise InputError(

@@ -247,7 +247,10 @@ def test_mistakes(folder, tokenizer):
     with pytest.raises(InputError, match="pair_groups: 0; expected at least 1"):
         replace(CONFIG, pair_groups=0)
     with pytest.raises(InputError, match="pair_groups: 2 for separate texts; expec"):
-        PipelineConfig(pair_groups=2)
+        make_batches(
+            lists, collection, tokenizer,
+            replace(CONFIG, pair_groups=2, encode="separate", eos=True),
+        )  # fmt: skip
     for encode in ("joint", "separate"):
         with pytest.raises(InputError, match=f"eos: False for {encode} texts; expec"):
             PipelineConfig(encode=encode, eos=False)
