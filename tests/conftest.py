@@ -32,6 +32,14 @@ def _private_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("JAXIR_CACHE", str(root))
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For modules whose tests mostly compile: XLA leaves out what makes code fast."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real collections and tokenizers beside the checkout."""

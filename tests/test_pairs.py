@@ -208,6 +208,13 @@ def test_joining(query, doc, length, fixed):
     assert pair.boundary == fixed[0] + count[1] + fixed[1]
 
 
+def test_a_document_that_is_cut_is_not_kept_whole(tiny):
+    form = pair_format(tiny, template=None)
+    long, short = form.encode_docs(["rain " * 50, "rain"], 8)
+    assert (len(long), len(short)) == (9, 1)
+    assert long.base is None  # no view of fifty tokens
+
+
 def test_many_pairs_of_one_query_tokenize_it_once(tiny, monkeypatch):
     form = pair_format(tiny, template=RANKT5)
     seen = []

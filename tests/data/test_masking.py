@@ -125,3 +125,10 @@ def test_mistakes(chunks, tokenizer, tmp_path):
             MaskConfig(**change)
     with pytest.raises(InputError, match=r"no token .MASK. or <mask>"):
         make_mask_batches(chunks, t5_tokenizer(tmp_path / "t5"), SMALL)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_texts_that_do_not_fit_a_row(tokenizer, chunks, packed):
+    config = MaskConfig(batch_size=4, input_length=8, packed=packed)
+    with pytest.raises(InputError, match=r"input_length: 8 for a text .* shorter"):
+        make_mask_batches(chunks, tokenizer, config)

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from tiny_rerankers import bert_tokenizer, t5_tokenizer
+from tiny_rerankers import t5_tokenizer
 
 from jaxir.data.collection import open_collection
-from jaxir.data.packing import RowBatches, open_chunks, pack_rows, special_frame
+from jaxir.data.packing import RowBatches, open_chunks, pack_rows
 from jaxir.errors import InputError
 
 
@@ -87,13 +87,6 @@ def test_holding_out_splits_documents(tokenizer, tiny_collection):
     for amount in (0, 12, 1.0):
         with pytest.raises(InputError, match=r"holdout: .* of 12 documents"):
             chunks.hold_out(amount, seed=0)
-
-
-def test_special_tokens_around_a_text(tokenizer, tmp_path):
-    before, after = special_frame(tokenizer)
-    assert (before.tolist(), after.tolist()) == ([], [1])
-    before, after = special_frame(bert_tokenizer(tmp_path / "bert"))
-    assert (before.tolist(), after.tolist()) == ([2], [3])
 
 
 def test_an_epoch_visits_rows_once_with_masks_of_its_own():

@@ -185,3 +185,9 @@ def test_real_documents(shared_data):
     assert batches.fill > 0.85
     batch = next(batches)
     assert (batch.target_segments > 0).mean() > 0.6
+
+
+def test_a_text_of_one_token_has_no_span(tokenizer, chunks):
+    short = chunks._replace(lengths=np.ones_like(chunks.lengths))
+    with pytest.raises(InputError, match="min_tokens: a text of one token; expected 2"):
+        make_span_batches(short, tokenizer, SMALL)

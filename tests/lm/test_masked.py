@@ -1,6 +1,7 @@
 """BERT's task: only what was hidden counts, and only it has logits."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,14 @@ BACKBONE = bert.BertConfig(
 )  # fmt: skip
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@functools.cache
+def initial(config):
+    return jax.jit(lambda: init_params(config, jax.random.key(0)))()
+
+
 @pytest.fixture
 def batch():
     random = np.random.default_rng(0)
@@ -42,8 +51,7 @@ def batch():
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_loss_is_the_mean_over_predictions(batch, tied):
     config = MaskedLMConfig(BACKBONE, tied)
-    params = init_params(config, jax.random.key(0))
-    params = jax.tree.map(lambda x: x * 5, params)
+    params = jax.tree.map(lambda x: x * 5, initial(config))
 
     def plain(params):
         tokens = TokenBatch(jnp.asarray(batch.ids), jnp.asarray(batch.mask))
@@ -57,10 +65,9 @@ def test_the_loss_is_the_mean_over_predictions(batch, tied):
         return jnp.sum(losses * batch.where) / batch.where.sum()
 
     task = make_task(config, MaskedLoss(block_size=4))
-    (loss, metrics), slope = jax.value_and_grad(task.loss, has_aux=True)(
-        params, batch, None
-    )
-    wanted, other = jax.value_and_grad(plain)(params)
+    function = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
+    (loss, metrics), slope = function(params, batch, None)
+    wanted, other = jax.jit(jax.value_and_grad(plain))(params)
     assert float(loss) == pytest.approx(float(wanted), rel=1e-5)
     assert float(metrics["tokens"]) == batch.where.sum()
     for one, two in zip(jax.tree.leaves(slope), jax.tree.leaves(other), strict=True):
@@ -97,21 +104,22 @@ def test_an_encoder_s_parameters_stay(batch):
     free = params_from_backbone(config, encoder, jax.random.key(0))
     tokens = TokenBatch(jnp.asarray(batch.ids), jnp.asarray(batch.mask))
     # an untied head begins as the table: nothing changes
+    logits = jax.jit(vocabulary_logits, static_argnums=0)
     np.testing.assert_allclose(
-        vocabulary_logits(MaskedLMConfig(BACKBONE), tied, tokens),
-        vocabulary_logits(config, free, tokens),
+        logits(MaskedLMConfig(BACKBONE), tied, tokens),
+        logits(config, free, tokens),
         atol=1e-5,
     )
-    shapes = jax.tree.map(jnp.shape, init_params(config, jax.random.key(0)))
+    shapes = jax.tree.map(jnp.shape, initial(config))
     assert shapes == jax.tree.map(jnp.shape, free)
 
 
 def test_adapting():
     tied, free = MaskedLMConfig(BACKBONE), MaskedLMConfig(BACKBONE, tied=False)
-    params = init_params(tied, jax.random.key(0))
+    params = initial(tied)
     shapes = jax.tree.map(jnp.shape, adapt_params(tied, params, free))
-    assert shapes == jax.tree.map(jnp.shape, init_params(free, jax.random.key(0)))
-    back = adapt_params(free, init_params(free, jax.random.key(0)), tied)
+    assert shapes == jax.tree.map(jnp.shape, initial(free))
+    back = adapt_params(free, initial(free), tied)
     assert "decoder" not in back["head"]
     wider = MaskedLMConfig(dataclasses.replace(BACKBONE, hidden_size=32))
     with pytest.raises(InputError, match="backbone: sizes that the parameters do not"):
@@ -121,7 +129,7 @@ def test_adapting():
 
 def test_mistakes(batch):
     task = make_task(MaskedLMConfig(BACKBONE))
-    params = task.init(jax.random.key(0), None)
+    params = initial(MaskedLMConfig(BACKBONE))
     with pytest.raises(InputError, match="batch: tuple; expected MaskBatch"):
         task.loss(params, tuple(batch), None)
     for change, message in (

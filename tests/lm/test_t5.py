@@ -1,6 +1,7 @@
 """T5's task: packed texts count as separate ones, and a tiny model learns by heart."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,13 @@ CONFIG = T5Config(
     logits_via_embedding=False,
 )  # fmt: skip
 DATA = SpanConfig(batch_size=4, input_length=24, target_length=16, min_tokens=2)
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@functools.cache
+def initial(config):
+    return jax.jit(lambda: init_params(config, jax.random.key(0)))()
 
 
 @pytest.fixture
@@ -52,7 +60,7 @@ def separated(batch):
 def test_packed_texts_count_as_separate_ones(batch, tied):
     config = dataclasses.replace(CONFIG, logits_via_embedding=tied)
     task = make_task(config, SpanLoss(z_loss=1e-3, block_size=16))
-    params = task.init(jax.random.key(0), batch)
+    params = initial(config)
     function = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
     (packed, metrics), slope = function(params, batch, None)
     (apart, others), wanted = function(params, separated(batch), None)
@@ -67,9 +75,9 @@ def test_packed_texts_count_as_separate_ones(batch, tied):
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_loss_is_the_mean_over_target_tokens(batch, tied):
     config = dataclasses.replace(CONFIG, logits_via_embedding=tied)
-    params = init_params(config, jax.random.key(0))
-    ours = make_task(config).loss(params, batch, None)[0]
-    logits = T5(config).apply(
+    params = initial(config)
+    ours = jax.jit(make_task(config).loss)(params, batch, None)[0]
+    logits = jax.jit(T5(config).apply)(
         {"params": params},
         TokenBatch(jnp.asarray(batch.inputs), jnp.asarray(batch.inputs > 0)),
         decoder_inputs(jnp.asarray(batch.targets), jnp.asarray(batch.target_segments)),
@@ -85,9 +93,9 @@ def test_the_loss_is_the_mean_over_target_tokens(batch, tied):
 
 def test_a_row_without_texts_changes_nothing(batch):
     task = make_task(CONFIG)
-    params = task.init(jax.random.key(0), None)
+    params = initial(CONFIG)
     more = SpanBatch(*(np.concatenate([x, np.zeros_like(x[:1])]) for x in batch))
-    function = jax.value_and_grad(task.loss, has_aux=True)
+    function = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
     (one, _), slope = function(params, batch, None)
     (two, _), other = function(params, more, None)
     assert float(one) == pytest.approx(float(two), rel=1e-6)
@@ -117,17 +125,24 @@ def test_a_tiny_model_learns_by_heart(batch):
 
 def test_dropout_follows_the_key(batch):
     task = make_task(dataclasses.replace(CONFIG, dropout_rate=0.5))
-    params = task.init(jax.random.key(0), batch)
+    params = initial(CONFIG)
     loss = jax.jit(lambda key: task.loss(params, batch, key)[0])
     one, two = float(loss(jax.random.key(1))), float(loss(jax.random.key(2)))
     assert one != two
     assert one == float(loss(jax.random.key(1)))
 
 
+def test_a_text_begins_with_the_start_token():
+    targets = jnp.array([[5, 1, 7, 1, 2]])
+    segments = jnp.array([[1, 1, 2, 2, 0]])
+    shifted = decoder_inputs(targets, segments, start_id=3)
+    assert shifted.tolist() == [[3, 5, 3, 7, 3]]
+
+
 def test_mistakes(batch):
     task = make_task(CONFIG)
     with pytest.raises(InputError, match="batch: tuple; expected SpanBatch"):
-        task.loss(task.init(jax.random.key(0), None), tuple(batch), None)
+        task.loss(initial(CONFIG), tuple(batch), None)
     for change, message in (
         ({"z_loss": -1.0}, r"SpanLoss\.z_loss: -1\.0; expected 0 or more"),
         ({"label_smoothing": 1.0}, r"SpanLoss\.label_smoothing: 1\.0"),
@@ -138,8 +153,15 @@ def test_mistakes(batch):
 
 
 def test_adapting_keeps_the_sizes():
-    params = init_params(CONFIG, jax.random.key(0))
+    params = initial(CONFIG)
     other = dataclasses.replace(CONFIG, dropout_rate=0.2, dtype="bfloat16")
     assert adapt_params(CONFIG, params, other) is params
+    looped = dataclasses.replace(CONFIG, scan_layers=True)
+    stacked = adapt_params(CONFIG, params, looped)
+    shapes = jax.eval_shape(lambda: init_params(looped, jax.random.key(0)))
+    assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, shapes)
+    jax.tree.map(
+        np.testing.assert_array_equal, adapt_params(looped, stacked, CONFIG), params
+    )
     with pytest.raises(InputError, match="emb_dim: 16 cannot become 8"):
         adapt_params(CONFIG, params, dataclasses.replace(CONFIG, emb_dim=8))

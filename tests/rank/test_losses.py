@@ -93,6 +93,13 @@ def test_property(case, check):
     check(case)
 
 
+def kind_of(kind, **options):
+    """The kind with those of the options that it takes."""
+    taken = {"poly1": ("epsilon",), "pointce": ("balance",)}.get(kind, ())
+    kept = {k: v for k, v in options.items() if k == "reduction" or k in taken}
+    return RankLoss(kind, **kept)
+
+
 def lists(seed=3, batch=5, labels=draw_grades):
     """Padded lists; the first item is a positive, the second is there too."""
     rng = np.random.default_rng(seed)
@@ -108,7 +115,7 @@ def lists(seed=3, batch=5, labels=draw_grades):
 @pytest.mark.parametrize("labels", [draw_grades, draw_one_positive])
 def test_rax_reduction_is_what_rax_does(kind, labels):
     scores, labels, where = lists(labels=labels)
-    loss = RankLoss(kind, reduction="rax", balance=False)
+    loss = kind_of(kind, reduction="rax", balance=False)
     np.testing.assert_allclose(
         rank_loss(loss, scores, labels, where=where),
         RAX[kind](scores, labels, where=where),
@@ -158,7 +165,7 @@ def test_paper_reduction_by_brute_force(kind):
             for s, y, w in zip(*map(np.asarray, (scores, labels, where)), strict=True)
         ]
     )
-    loss = RankLoss(kind, epsilon=2.0, balance=False)
+    loss = kind_of(kind, epsilon=2.0, balance=False)
     found = rank_loss(loss, scores, labels, where=where)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -205,7 +212,7 @@ def test_equal_scores_have_torchs_slope(kind):
     else:
         value = torch.nn.functional.softplus(leaf[:, 1:] - leaf[:, :1]).sum()
     value.backward()
-    loss = RankLoss(kind, balance=False)
+    loss = kind_of(kind, balance=False)
     found, slope = jax.value_and_grad(apply(loss))(
         jnp.asarray(scores), jnp.asarray(labels), None
     )
@@ -248,6 +255,14 @@ def test_published_value_of_rax():
         (
             {"lambda_weights": "dcg"},
             "'dcg' with kind 'softmax'; expected kind 'pair'; leave lambda_weights out",
+        ),
+        (
+            {"kind": "softmax", "epsilon": 2.0},
+            "2.0 with kind 'softmax'; expected kind 'poly1'; leave epsilon out",
+        ),
+        (
+            {"kind": "pair", "balance": False},
+            "False with kind 'pair'; expected kind 'pointce'; leave balance out",
         ),
         (
             {"kind": "pair", "labels": "teacher"},

@@ -1,6 +1,7 @@
 """The cross-encoder's task: lists by hand, groups, chunks, devices, errors."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,8 @@ TINY_T5 = T5Config(
 ENCDEC = RankT5Config(TINY_T5, target_id=21)
 ENC = RankT5Config(TINY_T5, head="enc")
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def batch_of(num_queries=B, list_size=L, seed=0) -> RankBatch:
     """Graded lists, padded, the last without a positive."""
@@ -54,7 +57,7 @@ def batch_of(num_queries=B, list_size=L, seed=0) -> RankBatch:
     )
 
 
-def grouped(batch, num_groups=3) -> RankBatch:
+def grouped(batch, num_groups=2) -> RankBatch:
     """The same pairs sorted by length into groups, each cut to its longest."""
     ids, mask = (np.asarray(x).reshape(-1, T) for x in batch.doc[:2])
     order = np.argsort(mask.sum(axis=1), kind="stable")
@@ -69,13 +72,21 @@ def grouped(batch, num_groups=3) -> RankBatch:
 
 def start(config=BERT, loss=None, batch=None):
     batch = batch_of() if batch is None else batch
-    task = make_task(config, loss)
-    params = jax.jit(task.init)(jax.random.key(0), batch)
-    return task, params, batch
+    return make_task(config, loss), initial(config), batch
 
 
-def differentiate(task, params, batch, rng=None):
-    return jax.jit(jax.value_and_grad(task.loss, has_aux=True))(params, batch, rng)
+@functools.cache
+def initial(config):
+    return jax.jit(make_task(config).init)(jax.random.key(0), None)
+
+
+@functools.cache
+def differentiated(task):
+    return jax.jit(jax.value_and_grad(task.loss, has_aux=True))
+
+
+def differentiate(task, params, batch):
+    return differentiated(task)(params, batch, None)
 
 
 def assert_same(found, expected, tolerance=1e-5):
@@ -115,7 +126,6 @@ def test_loss_is_that_of_each_pairs_score(config, kind):
 def test_groups_and_chunks_equal_the_plain_batch(config):
     task, params, batch = start(config)
     plain = differentiate(task, params, batch)
-    assert_same(differentiate(task, params, grouped(batch)), plain)
     chunked = make_task(config, RankLoss(chunk_size=4))
     assert_same(differentiate(chunked, params, batch), plain)
     assert_same(differentiate(chunked, params, grouped(batch)), plain)
@@ -159,10 +169,9 @@ def test_dropout_is_drawn_from_the_key(arrange, chunk_size):
     loss = jax.jit(task.loss)
     values = [
         float(loss(params, arrange(batch), rng)[0])
-        for rng in (None, *map(jax.random.key, (1, 1, 2)))
+        for rng in map(jax.random.key, (1, 1, 2))
     ]
-    assert values[1] == values[2]
-    assert len(set(values)) == 3
+    assert values[0] == values[1] != values[2]
 
 
 @pytest.mark.slow
@@ -225,12 +234,13 @@ def test_a_step_down_the_gradient_lowers_the_loss(kind):
     size = sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(slope))
     rate = min(1e-2, 1e-3 * float(value) / size)
     moved = jax.tree.map(lambda p, g: p - rate * g, params, slope)
-    assert float(jax.jit(task.loss)(moved, batch, None)[0]) < float(value)
+    assert float(differentiate(task, moved, batch)[0][0]) < float(value)
 
 
 def test_teachers_scores_as_labels():
     task, params, batch = start(BERT, RankLoss(labels="teacher"))
-    scores = logit(BERT, params, TokenBatch(*(x.reshape(-1, T) for x in batch.doc[:2])))
+    flat = TokenBatch(*(x.reshape(-1, T) for x in batch.doc[:2]))
+    scores = jax.jit(logit, static_argnums=0)(BERT, params, flat)
     expected = []
     for s, t, w in zip(
         *map(np.asarray, (scores.reshape(B, L), batch.teacher_scores, batch.where)),
@@ -249,7 +259,8 @@ def test_monot5_trains_on_the_odds_of_its_words():
     loss = RankLoss("pointce", balance=False, reduction="rax")
     task, params, batch = start(config, loss)
     flat = TokenBatch(*(x.reshape(-1, T) for x in batch.doc[:2]))
-    odds = np.asarray(logit(config, params, flat)).reshape(B, L)
+    odds = jax.jit(logit, static_argnums=0)(config, params, flat)
+    odds = np.asarray(odds).reshape(B, L)
     used = np.asarray(batch.where).copy()
     used[-1] = False
     y = np.minimum(np.asarray(batch.labels), 1)
@@ -267,9 +278,9 @@ def test_refuses_batches_it_cannot_score():
     with pytest.raises(InputError, match=r"separate texts .*; expected joint texts"):
         task.loss(params, separate, None)
     groups = grouped(batch)
-    fewer = groups._replace(doc=groups.doc._replace(groups=groups.doc.groups[:2]))
+    fewer = groups._replace(doc=groups.doc._replace(groups=groups.doc.groups[:1]))
     with pytest.raises(
-        InputError, match="groups of 16 rows in all; expected 24, a row"
+        InputError, match="groups of 12 rows in all; expected 24, a row"
     ):
         task.loss(params, fewer, None)
     with pytest.raises(InputError, match="5 for a batch of 24; expected a divisor"):

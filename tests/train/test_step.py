@@ -17,7 +17,7 @@ from jaxir.train.step import (
     plan_state,
     state_shardings,
 )
-from jaxir.types import RankBatch, Task, TokenBatch
+from jaxir.types import RankBatch, Task, TokenBatch, TokenGroups
 
 CONFIG = OptimizerConfig(learning_rate=0.1, warmup=0)
 
@@ -122,6 +122,17 @@ def test_micro_batches_of_a_rank_batch():
         expected = known[i::length][:, np.asarray(mine).reshape(-1)]
         np.testing.assert_array_equal(parts.known_positive[i], expected)
     assert parts.teacher_scores is None
+
+
+def test_pairs_in_groups_cannot_be_split():
+    tokens = TokenBatch(jnp.zeros((4, 3), jnp.int32), jnp.ones((4, 3), bool))
+    position = jnp.arange(8, dtype=jnp.int32).reshape(4, 2)
+    batch = RankBatch(
+        None, TokenGroups((tokens, tokens), position), jnp.zeros((4, 2)),
+        jnp.ones((4, 2), bool),
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"accumulate: 2 over pairs in groups.*chunk"):
+        micro_batches(batch, 2)
 
 
 def test_uneven_accumulation():
