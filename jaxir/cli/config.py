@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import inspect
 import logging
+import os
 import re
 import types
 import typing
@@ -24,6 +25,7 @@ __all__ = [
     "configured_run",
     "operative_config",
     "parse_gin",
+    "reject_unused",
     "split_gin_flags",
 ]
 
@@ -41,13 +43,21 @@ def _gin() -> Any:
 
 
 @contextlib.contextmanager
-def _gin_silence() -> Iterator[None]:
-    """gin logs each path it tries for an include; our error names them once."""
+def _files_alone() -> Iterator[None]:
+    """Includes are files: gin would look for a Python package of that name as well.
+
+    It fails over a folder such as ``runs/`` in the working directory, and logs each
+    path that it tries; our error names them once.
+    """
+    config = _gin().config
+    readers = config._FILE_READERS  # gin has no way to forget one
+    config._FILE_READERS = [(open, os.path.isfile)]
     logging.disable(logging.ERROR)
     try:
         yield
     finally:
         logging.disable(logging.NOTSET)
+        config._FILE_READERS = readers
 
 
 def split_gin_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -206,7 +216,7 @@ def parse_gin(
             _known_roots.add(root)
     found = [str(_find(file, roots)) for file in files]
     try:
-        with _gin_silence():
+        with _files_alone():
             gin.parse_config_files_and_bindings(
                 found, None, finalize_config=False, skip_unknown=False
             )
@@ -222,6 +232,45 @@ def parse_gin(
     except (ValueError, ImportError, AttributeError, SyntaxError, OSError,
             RuntimeError, TypeError, LookupError) as error:  # fmt: skip
         raise _explain(error, found) from error
+
+
+def reject_unused(bindings: Sequence[str], default: Callable[..., Any]) -> None:
+    """Refuses what would be accepted and then ignored: bindings that no part reads.
+
+    Args:
+      bindings: the statements given beside the files, as to :func:`parse_gin`.
+      default: what runs where no file sets ``RUN``.
+
+    Raises:
+      InputError: names the first such binding.
+    """
+    gin = _gin()
+
+    bound = gin.config._CONFIG  # as in _check_types
+    waiting: list[tuple[str, str]] = [("RUN", "gin.macro")]
+    if waiting[0] not in bound:
+        waiting.append(("", f"{default.__module__}.{default.__qualname__}"))
+    read = set(waiting)
+    while waiting:
+        key = waiting.pop()
+        # a function's bindings count in every scope, a macro's name is its scope
+        same = [k for k in bound if k == key or (k[1] == key[1] != "gin.macro")]
+        for reference in gin.config.iterate_references([bound[k] for k in same]):
+            if reference.config_key not in read:
+                read.add(reference.config_key)
+                waiting.append(reference.config_key)
+    for statement in bindings:
+        name = statement.partition("=")[0].strip()
+        owner = name.rpartition("/")[2].rpartition(".")[0]
+        if owner:  # a parameter, by as much of its owner's name as is unique
+            known = any(f".{used}".endswith(f".{owner}") for _, used in read)
+        else:
+            known = (name, "gin.macro") in read
+        if not known:
+            raise InputError(
+                f"--gin.{name}", "nothing of this run reads it",
+                "a value of the model, task and run at hand", "leave it out",
+            )  # fmt: skip
 
 
 def configured(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -53,13 +53,20 @@ def train_from_gin(
       names, :func:`jaxir.fit.fit` where no file sets it.
 
     Raises:
-      InputError: a file or a binding that gin refuses, or an input that cannot be used.
+      InputError: a file or a binding that gin refuses or that nothing reads, or an
+        input that cannot be used.
     """
-    from jaxir.cli.config import configured_run, operative_config, parse_gin
+    from jaxir.cli.config import (
+        configured_run,
+        operative_config,
+        parse_gin,
+        reject_unused,
+    )
 
     parse_gin(files, bindings, search_paths=search_paths or [])
     from jaxir import fit
 
+    reject_unused(bindings, fit.fit)
     return configured_run(fit.fit)(
         model_dir=model_dir, operative_config=operative_config, command=command
     )

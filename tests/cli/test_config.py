@@ -19,6 +19,8 @@ go.__module__ = "gin_target"
 # One function for all tests: gin remembers what it has registered.
 MODULE = types.ModuleType("gin_target")
 MODULE.go = go
+MODULE.other = lambda z=0: z
+MODULE.other.__module__, MODULE.other.__name__ = "gin_target", "other"
 
 
 @pytest.fixture
@@ -67,6 +69,31 @@ def test_refused(target, write, text, bindings, message):
         config.parse_gin(write(text), bindings)
         config.configured(target)()
     assert "\n" not in str(caught.value)
+
+
+def test_what_nothing_reads_is_refused(target, write):
+    file = write("STEPS = 5\nIDLE = 1\ngin_target.go.x = %STEPS\nRUN = @gin_target.go")
+    good = ["STEPS = 2", "gin_target.go.y = 3", "go.y = 4"]
+    config.parse_gin(file, good)
+    config.reject_unused(good, target)
+    config.parse_gin(file, ["IDLE = 2"])
+    with pytest.raises(InputError, match=r"--gin\.IDLE: nothing of this run reads it"):
+        config.reject_unused(["IDLE = 2"], target)
+    config.parse_gin(write("gin_target.other.z = 1\nRUN = @gin_target.go"))
+    with pytest.raises(InputError, match=r"--gin\.gin_target\.other\.z: nothing of"):
+        config.reject_unused(["gin_target.other.z = 1"], target)
+
+
+def test_a_folder_named_as_one_of_ours_hides_nothing(tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config.parse_gin(["runs/train.gin"], ["COLLECTION = 1", "TRAIN_STEPS = 1",
+                                          "MODEL = 1", "TASK = 1"])  # fmt: skip
+    wrapper = tmp_path / "mine.gin"
+    wrapper.write_text("include 'tasks/rank/enc_softmax.gin'\n")
+    (tmp_path / "tasks" / "rank").mkdir(parents=True)
+    config.parse_gin([str(wrapper)])
 
 
 def test_missing_file():
