@@ -21,6 +21,7 @@ from jaxir.rank.model import (
 )
 from jaxir.scorers import SCORERS, make_scorer
 from jaxir.text import Tokenizer
+from jaxir.types import Params
 
 __all__ = [
     "MONOT5_TEMPLATE",
@@ -120,7 +121,20 @@ def load_scoring_model(
         )
     if model.kind == "dense":
         return _changed(model, dict(changes or {}))
-    return _as_reranker(model, tokens | dict(changes or {}), 0)
+    scorer = _as_reranker(model, tokens | dict(changes or {}), 0)
+    fresh = sorted(_parts(scorer.params) - _parts(model.params))
+    if fresh:
+        raise InputError(
+            model.path or os.fspath(spec), f"no {fresh[0]}, which the changes ask for",
+            "changes that make nothing fresh", "train it on lists first (jaxir train)",
+        )  # fmt: skip
+    return scorer
+
+
+def _parts(params: Params) -> set[str]:
+    """The parts of a reranker, whatever its layers are."""
+    inner = params.get("backbone", {})
+    return {*params, *(f"backbone/{name}" for name in inner)}
 
 
 def _load(spec: str | os.PathLike, tokenizer: str | None) -> Model:
@@ -145,14 +159,18 @@ def _tokens(
     changes: dict[str, Any] = {}
     if model.kind == "t5":
         head = head or "encdec"
-        target = target or TARGET_TOKEN
+        if target is None and head == "encdec":
+            target = TARGET_TOKEN
         if contrast is not None:
             changes["template"] = MONOT5_TEMPLATE
     if head is not None:
         changes["head"] = head
-    final = head or model.config.head
-    if final != "encdec":  # an encoder reads no vocabulary
-        return changes
+    for name, token in (("target_token", target), ("contrast_token", contrast)):
+        if token is not None and (head or model.config.head) != "encdec":
+            raise InputError(
+                name, f"{token!r} for the head 'enc', which reads no vocabulary",
+                "the head 'encdec'", "leave it out",
+            )  # fmt: skip
     if target is not None:
         changes["target_id"] = _token_id("target_token", target, model.tokenizer)
     if contrast is not None:
@@ -168,7 +186,7 @@ def _token_id(name: str, token: str, tokenizer: Tokenizer) -> int:
         raise InputError(
             name, f"{token!r} is not in the vocabulary of {tokenizer.name}",
             "one of its tokens",
-            f"write {marked!r}" if known else "a token as the vocabulary spells it",
+            f"write {marked!r}" if known else "write it as the vocabulary spells it",
         )  # fmt: skip
     return found
 
@@ -206,6 +224,14 @@ def _as_reranker(model: Model, changes: dict[str, Any], seed: int) -> Model:
     elif not changes:
         return model
     wanted = with_changes(config, changes)
+    if kind == "rank_t5" and wanted.head == "encdec" and wanted.pooling != "cls":
+        raise InputError(
+            "pooling", f"{wanted.pooling!r} for the head 'encdec', which pools nothing",
+            "the head 'enc'", "leave it out",
+        )  # fmt: skip
+    if kind == "rank_t5" and config.head == "encdec" and wanted.head == "enc":
+        config = dataclasses.replace(config, head="enc")
+        params = params_from_backbone(config, params, rng)  # a head of this seed
     if wanted != config:
         params = adapt_params(config, params, wanted)
     return model_from_parts(kind, wanted, params, model.tokenizer, path=model.path)

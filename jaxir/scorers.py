@@ -102,8 +102,11 @@ def make_scorer(model: Any, *, role: str = "scorer", **options: Any) -> Scorer:
       options: ``mesh``, ``batch_tokens`` and ``max_length``.
 
     Raises:
-      InputError: its kind cannot score.
+      InputError: its kind cannot score, or ``batch_tokens`` is below 1.
     """
+    batch_tokens = options.get("batch_tokens")
+    if batch_tokens is not None and batch_tokens < 1:
+        raise InputError("batch_tokens", str(batch_tokens), "at least 1")
     if model.kind not in SCORERS:
         raise InputError(
             model.path or role, f"a model of kind {model.kind!r} as a {role}",

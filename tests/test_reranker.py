@@ -63,14 +63,29 @@ def test_a_t5_is_an_encoder_decoder(t5_path, tmp_path):
 
 
 def test_a_t5_becomes_an_encoder(t5_path):
-    model = load_reranker(t5_path, head="enc", target_token="<extra_id_10>")
+    model = load_reranker(t5_path, head="enc")
     assert model.config.head == "enc"
     assert sorted(model.params) == ["encoder", "score_head", "token_embedder"]
-    again = load_reranker(t5_path, head="enc")
-    assert again.fingerprint == model.fingerprint
+    with pytest.raises(InputError, match="head 'enc', which reads no vocabulary"):
+        load_reranker(t5_path, head="enc", target_token="<extra_id_10>")
     other = load_reranker(t5_path, head="enc", seed=1)
     assert other.fingerprint != model.fingerprint
     assert_same_params(other.params["encoder"], model.params["encoder"])
+
+
+def test_an_encoder_decoder_becomes_an_encoder_by_training_alone(tmp_path):
+    save_model(tmp_path / "model", tiny_reranker("encdec", tmp_path / "words"))
+    model = load_reranker(tmp_path / "model", head="enc")
+    assert sorted(model.params) == ["encoder", "score_head", "token_embedder"]
+    other = load_reranker(tmp_path / "model", head="enc", seed=1)
+    assert other.fingerprint != model.fingerprint
+    with pytest.raises(InputError, match="no score_head, which the changes ask for"):
+        load_scoring_model(tmp_path / "model", head="enc")
+    with pytest.raises(InputError, match="'mean' for the head 'encdec', which pools"):
+        load_reranker(tmp_path / "model", changes={"pooling": "mean"})
+    save_model(tmp_path / "bert", tiny_reranker("bert", tmp_path / "bert_words"))
+    with pytest.raises(InputError, match="no hidden, which the changes ask for"):
+        load_scoring_model(tmp_path / "bert", changes={"hidden": "tanh"})
 
 
 def test_monot5(t5_path):

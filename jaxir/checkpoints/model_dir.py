@@ -31,10 +31,7 @@ from jaxir import __version__
 from jaxir.checkpoints.card import write_card
 from jaxir.checkpoints.imports import Imported, import_folder, import_named
 from jaxir.checkpoints.rules import check_shapes, flatten
-from jaxir.checkpoints.weights import (
-    read_json,
-    resolve,
-)
+from jaxir.checkpoints.weights import read_json, resolve
 from jaxir.errors import InputError
 from jaxir.families import config_from_dict, config_to_dict, family
 from jaxir.files import atomic_file, disk_errors, made_parents
@@ -235,7 +232,7 @@ def load_model(
 
     Raises:
       InputError: no model there, one of another kind, one with parts missing, no
-        tokenizer, or one with more entries than the model.
+        tokenizer, one with more entries than the model, or a BERT's for a T5.
     """
     text = os.fspath(spec)
     found = import_named(text)
@@ -245,6 +242,7 @@ def load_model(
             model = _load_own(directory, kind)
             if tokenizer is None:
                 return model
+            _check_sort(tokenizer, model.kind)
             return model._replace(tokenizer=_tokenizer(tokenizer, model.config))
         found = import_folder(directory, text)
     return _imported(found, text, kind, tokenizer)
@@ -311,8 +309,19 @@ def _imported(
             "tokenizer.json or spiece.model",
             "name one: tokenizer=FOLDER, or --tokenizer FOLDER",
         )
+    if tokenizer is not None:
+        _check_sort(tokenizer, found.kind)
     loaded = _tokenizer(place, found.config)
     return model_from_parts(found.kind, found.config, found.params, loaded, path=spec)
+
+
+def _check_sort(place: str | os.PathLike, kind: str) -> None:
+    """A BERT's tokenizer is smaller than a T5's table, and its ids mean other words."""
+    if kind in ("t5", "rank_t5") and len(load_tokenizer(place).frame.prefix):
+        raise InputError(
+            place, "a tokenizer that puts a token before a text", "a T5's, with </s> "
+            "behind it", "take the tokenizer that the model was trained with",
+        )  # fmt: skip
 
 
 def _tokenizer(place: str | os.PathLike, config: Any) -> Tokenizer:

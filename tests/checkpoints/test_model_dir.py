@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from tiny import tiny_backbone
+from tiny_rerankers import t5_tokenizer
 
 from jaxir.checkpoints.cross_encoder import export_cross_encoder
 from jaxir.checkpoints.model_dir import (
@@ -203,19 +204,22 @@ def test_t5_of_t5x_and_of_hugging_face_are_one_model(t5, tokenizer, tmp_path):
         load_model(tmp_path / "hf", kind="dense")
 
 
-def test_a_tokenizer_may_lie_elsewhere(t5, tokenizer, folder, tmp_path):
-    _, params = t5
+def test_a_tokenizer_may_lie_elsewhere(tokenizer, folder, tmp_path):
+    given = tmp_path / "words"
+    params = drawn(t5_params, rows(t5_tokenizer(given)))
     write_t5x(tmp_path / "deep" / "t5x", params)
     spec = f"t5x:{tmp_path / 'deep' / 't5x'}"
     with pytest.raises(
         InputError, match=r"no tokenizer in its folder or beside it; ex"
     ):
         load_model(spec)
-    given = tmp_path / "vocabulary"
     assert load_model(spec, tokenizer=given).tokenizer.name == str(given)
     tokenizer.save(tmp_path / "deep" / "t5x" / "tokenizer")
     assert load_model(spec).tokenizer.fingerprint == tokenizer.fingerprint
+    given = tmp_path / "vocabulary"
     assert load_model(folder, tokenizer=given).tokenizer.name == str(given)
+    with pytest.raises(InputError, match="a token before a text; expected a T5's"):
+        load_model(spec, tokenizer=given)
 
 
 def test_a_tokenizer_of_more_tokens_than_rows_is_refused(t5, folder, tmp_path):
@@ -224,11 +228,12 @@ def test_a_tokenizer_of_more_tokens_than_rows_is_refused(t5, folder, tmp_path):
     words = "\n".join([*WORDS.split(), "one", "more"])
     (tmp_path / "large" / "vocab.txt").write_text(words + "\n")
     write_t5x(tmp_path / "t5x", params)
-    for spec in (f"t5x:{tmp_path / 't5x'}", str(folder)):
+    t5_tokenizer(tmp_path / "larger")
+    for spec, name in ((f"t5x:{tmp_path / 't5x'}", "larger"), (str(folder), "large")):
         with pytest.raises(
-            InputError, match="a tokenizer of 13 tokens; expected at mos"
+            InputError, match=r"a tokenizer of \d+ tokens; expected at most 11"
         ):
-            load_model(spec, tokenizer=tmp_path / "large")
+            load_model(spec, tokenizer=tmp_path / name)
 
 
 def test_a_classifier_with_one_label_is_a_reranker(tokenizer, tmp_path):
