@@ -22,6 +22,7 @@ dpr:QUESTION,CONTEXT or jaxir:DIR.  TO is one of
 import argparse
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         dest="changes",
-        help="change the model's configuration, as pooling=cls or doc_length=180",
+        help="change the model's configuration, as pooling=cls or backbone.dropout=0.0",
     )
     parser.add_argument(
         "--tokenizer",
@@ -109,8 +110,11 @@ def convert(
 
     # A prefix that names another model's layout stays; ours says nothing more.
     model = load_model(source.removeprefix("jaxir:"), tokenizer=tokenizer)
+    origin = Path(re.sub(r"^(hf|t5x):", "", model.path)).expanduser().resolve()
+    if scheme != "jaxir" and directory.resolve() in (origin, *origin.parents):
+        raise InputError(directory, "the model that is read", "another place for TO")
     if changes:
-        data = config_to_dict(model.config) | dict(changes)
+        data = _merged(config_to_dict(model.config), changes)
         config = config_from_dict(model.kind, data, where="--set")
         adapt = family(model.kind).adapt_params
         params = adapt(model.config, model.params, config)
@@ -136,11 +140,25 @@ def _change(text: str) -> tuple[str, Any]:
         return key, value
 
 
+def _merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with some values replaced; dots reach into nested ones."""
+    merged = dict(data)
+    for name, value in changes.items():
+        head, _, rest = name.partition(".")
+        inner = merged.get(head)
+        if rest and isinstance(inner, Mapping):
+            merged[head] = _merged(inner, {rest: value})
+        else:  # what does not exist is told by the configuration
+            merged[name] = value
+    return merged
+
+
 _JAXIR_MARKS = ("model.json", "modules.json", "query/modules.json")
 # What stands in a model's folder, which may be replaced.
 _MARKS = {"jaxir": _JAXIR_MARKS, "hf": (*_JAXIR_MARKS, "model.safetensors")}
 # A T5X folder with other steps is somebody's training, and is never replaced.
 _T5X_FOLDERS = {"checkpoint_0", "tokenizer"}
+_DECODERS = {"logits_via_embedding", "num_decoder_layers"}
 
 
 def _check_place(directory: Path, scheme: str) -> None:
@@ -151,10 +169,13 @@ def _check_place(directory: Path, scheme: str) -> None:
     replaceable = any((directory / mark).is_file() for mark in _MARKS.get(scheme, ()))
     if scheme == "t5x":
         replaceable = names <= _T5X_FOLDERS
-    if names and not replaceable:
+    # Replaced as a whole; only our own writer leaves a training's checkpoints alone.
+    training = scheme != "jaxir" and "checkpoints" in names
+    if names and (training or not replaceable):
         raise InputError(
             directory,
-            "exists and holds something else than a model",
+            "exists and holds "
+            + ("a training" if training else "something else than a model"),
             "a new or empty directory",
             "choose another place; nothing was written",
         )
@@ -200,6 +221,29 @@ def _write_t5x(model: Any, source: str, directory: Path, command: str) -> None:
     with atomic_directory(directory) as place:
         write_t5x(place, model.params)
         model.tokenizer.save(place / "tokenizer")
+    lost = _not_in_t5x(model)
+    if lost:
+        say(f"{directory}: T5X keeps parameters alone; set anew what was {lost}")
+
+
+def _not_in_t5x(model: Any) -> str:
+    """What of a configuration is not what reading the T5X checkpoint gives."""
+    from jaxir.checkpoints.t5x import t5_config_of
+    from jaxir.families import config_to_dict
+
+    ours, read = config_to_dict(model.config), t5_config_of(model.params)
+    defaults = {field.name: field.default for field in dataclasses.fields(model.config)}
+    backbone = ours.pop("backbone", None)
+    # the tree itself tells an encoder, and nothing of the decoder that it has not
+    passed = {"head"} | (set() if "decoder" in model.params else _DECODERS)
+    theirs = config_to_dict(read) if backbone is None else defaults
+    pairs = [(ours, theirs), (backbone or {}, config_to_dict(read))]
+    return ", ".join(
+        f"{name}={value!r}"
+        for mine, other in pairs
+        for name, value in mine.items()
+        if name not in passed and value != other[name]
+    )
 
 
 def _check_kind(model: Any, kinds: Iterable[str]) -> None:

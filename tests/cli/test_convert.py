@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from tiny import tiny_backbone
+from tiny_rerankers import t5_tokenizer
 
 from jaxir.checkpoints.model_dir import load_model, model_from_parts, save_model
 from jaxir.checkpoints.t5_huggingface import export_t5
@@ -151,7 +152,7 @@ def model_of(kind: str, config, folder):
     ],
     ids=["t5-1.0", "t5-1.1", "encdec", "enc", "bert"],
 )
-def test_rerankers_and_t5_there_and_back(scheme, kind, config, tmp_path):
+def test_rerankers_and_t5_there_and_back(scheme, kind, config, tmp_path, capsys):
     model = model_of(kind, config, tmp_path)
     save_model(tmp_path / "model", model)
     target = f"{scheme}:{tmp_path / 'out'}"
@@ -162,7 +163,11 @@ def test_rerankers_and_t5_there_and_back(scheme, kind, config, tmp_path):
         assert not (tmp_path / "out").exists()
         return
     convert(source, target)
+    capsys.readouterr()
     convert(source, target)  # what stands there is replaced
+    said = capsys.readouterr().err
+    lost = scheme == "t5x" and kind == "rank_t5"
+    assert ("set anew what was target_id=7" in said) == lost
     again = convert(target, f"jaxir:{tmp_path / 'again'}")
     if scheme == "t5x":  # only the tree: what a reranker adds is to be said anew
         assert again["kind"] == ("rank_t5" if "score_head" in model.params else "t5")
@@ -173,13 +178,17 @@ def test_rerankers_and_t5_there_and_back(scheme, kind, config, tmp_path):
 
 
 def test_a_tokenizer_for_a_checkpoint_without_one(tmp_path, capsys):
-    model = model_of("t5", T5, tmp_path)
+    tokenizer = t5_tokenizer(tmp_path / "words")
+    config = dataclasses.replace(T5, vocab_size=tokenizer.vocab_size)
+    model = model_of("t5", config, tmp_path)
     write_t5x(tmp_path / "t5x" / "deep", model.params)
     words = ["convert", f"t5x:{tmp_path / 't5x' / 'deep'}", f"hf:{tmp_path / 'hf'}"]
     assert main.main(words) == 2
     assert "--tokenizer FOLDER" in capsys.readouterr().err
-    vocabulary = str(tmp_path / "vocab.txt")
-    assert main.main([*words, "--tokenizer", vocabulary]) == 0
+    assert main.main([*words, "--tokenizer", str(tmp_path / "vocab.txt")]) == 2
+    assert "expected a T5's, with </s>" in capsys.readouterr().err
+    assert not (tmp_path / "hf").exists()
+    assert main.main([*words, "--tokenizer", str(tmp_path / "words")]) == 0
     assert load_model(tmp_path / "hf").fingerprint == model.fingerprint
 
 
@@ -201,3 +210,27 @@ def test_somebody_s_t5x_training_is_never_replaced(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="holds something else than a model"):
         convert(str(tmp_path / "model"), f"t5x:{tmp_path / 'file'}")
+
+
+def test_nested_settings_by_their_path(tmp_path):
+    model = model_of("rank_t5", RankT5Config(T5, target_id=7), tmp_path)
+    save_model(tmp_path / "model", model)
+    changes = {"backbone.dropout_rate": 0.5, "max_length": 9}
+    convert(str(tmp_path / "model"), f"hf:{tmp_path / 'hf'}", changes=changes)
+    config = load_model(tmp_path / "hf").config
+    assert (config.backbone.dropout_rate, config.max_length) == (0.5, 9)
+    with pytest.raises(InputError, match="unknown key foo in backbone"):
+        convert(
+            str(tmp_path / "model"), f"hf:{tmp_path / 'x'}", changes={"backbone.foo": 1}
+        )
+
+
+def test_the_model_that_is_read_and_a_training_stay(tmp_path):
+    model = model_of("t5", T5, tmp_path)
+    save_model(tmp_path / "model", model)
+    convert(str(tmp_path / "model"), f"hf:{tmp_path / 'hf'}")
+    with pytest.raises(InputError, match="the model that is read; expected another"):
+        convert(f"hf:{tmp_path / 'hf'}", f"hf:{tmp_path / 'hf'}")
+    (tmp_path / "hf" / "checkpoints").mkdir()
+    with pytest.raises(InputError, match="exists and holds a training; expected a"):
+        convert(str(tmp_path / "model"), f"hf:{tmp_path / 'hf'}")
