@@ -115,12 +115,17 @@ def rerank(
 
     Raises:
       InputError: an empty or malformed run, a query or document that the collection
-        lacks, a model that cannot score, or that gives values which are not finite.
+        lacks, an option out of range, a model that cannot score, or that gives values
+        which are not finite.
     """
     if k < 1:
         raise InputError("k", str(k), "at least 1")
     if tag.split() != [tag]:
         raise InputError("tag", f"{tag!r}", "one word", "choose another")
+    if Path(output).is_dir():
+        raise InputError(output, "a folder", "the name of a file", "choose another")
+    if batch_tokens is not None and batch_tokens < 1:
+        raise InputError("batch_tokens", str(batch_tokens), "at least 1")
     if Path(run).resolve() == Path(output).resolve():
         raise InputError(output, "the run that is read", "another name for the output")
     prepare, score = _stages(model, mesh, batch_tokens, max_length)
@@ -130,13 +135,13 @@ def rerank(
         return _candidates(run, texts, collection, k, skip_missing)
 
     survey = _survey(run, candidates())
+    size = _window_size(batch_tokens, model.config, max_length)
     settings = {
         "model": model.fingerprint, "run": sha256_file(run), "k": k,
         "collection": collection.docs.fingerprint, "queries": _fingerprint(texts),
         "keep_rest": keep_rest, "skip_missing": skip_missing, "tag": tag,
-        "max_length": max_length,
+        "max_length": max_length, "window": size,
     }  # fmt: skip
-    size = _window_size(batch_tokens, model.config, max_length)
 
     def prepared(window: list[_Candidates]) -> tuple[list[_Candidates], Any]:
         asked = [texts[item.query_id] for item in window]

@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
     report = rerank(
         model, args.run, collection, output=args.output, k=args.k, queries=queries,
         keep_rest=args.keep_rest, skip_missing=args.skip_missing,
-        tag=args.tag or model.kind, batch_tokens=args.batch_tokens,
-        max_length=args.max_length,
+        tag=model.kind if args.tag is None else args.tag,
+        batch_tokens=args.batch_tokens, max_length=args.max_length,
     )  # fmt: skip
     seconds = time.perf_counter() - start
     if args.json:
