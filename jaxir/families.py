@@ -22,6 +22,7 @@ from jaxir.text import Templates
 __all__ = [
     "FAMILIES",
     "Family",
+    "check_losses",
     "config_from_dict",
     "config_to_dict",
     "family",
@@ -166,6 +167,24 @@ def family(kind: str, *, where: object = "kind") -> Family:
         remedy = "a newer jaxir may know it"
         raise InputError(where, f"kind of model {kind!r}", expected, remedy)
     return FAMILIES[kind]
+
+
+def check_losses(kind: str, losses: Any) -> None:
+    """Checks that losses are of this family; those of another fail deep inside.
+
+    Args:
+      kind: a name in :data:`FAMILIES`.
+      losses: what its ``make_task`` shall take; None for its default.
+
+    Raises:
+      InputError: they are of another family.
+    """
+    expected = family(kind).losses_class
+    if losses is not None and not isinstance(losses, expected):
+        raise InputError(
+            "loss", f"{type(losses).__name__} for a model of kind {kind!r}",
+            expected.__name__, "choose a task of the model's family",
+        )  # fmt: skip
 
 
 def family_of_config(config: Any) -> Family:

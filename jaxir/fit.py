@@ -7,6 +7,7 @@ them for the command line, for ``jaxir demo`` and for notebooks.
 
 import contextlib
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,13 +22,15 @@ from jaxir.checkpoints.model_dir import (
     model_from_parts,
     save_model,
 )
+from jaxir.checkpoints.weights import read_json
 from jaxir.data.collection import Collection, open_collection
 from jaxir.data.formats import read_run
 from jaxir.data.lists import sample_lists
 from jaxir.data.pipeline import PipelineConfig, make_batches
 from jaxir.data.tfds_lists import prepare_lists
 from jaxir.errors import InputError
-from jaxir.families import Family, family
+from jaxir.families import Family, check_losses, family
+from jaxir.files import atomic_file, sha256_file
 from jaxir.mesh import make_mesh
 from jaxir.nn.partitioning import FULLY_SHARDED, TENSOR_PARALLEL, sharding_rule
 from jaxir.progress import say
@@ -169,6 +172,7 @@ def place(
 
 
 _SAMPLED, _BATCHES, _WHOLE = ListSource(), PipelineConfig(), PartitionConfig()
+_RECORD, _CONTENT = "lists.json", "content of candidates"
 _ADAMW, _ONE_EPOCH = OptimizerConfig(), TrainConfig(epochs=1)
 
 
@@ -208,12 +212,17 @@ class Fit(NamedTuple):
       step: updates done.
       metrics: the validation of the saved parameters; empty without one.
       compilations: shapes for which the step was compiled.
+      cut_docs: pairs, those read ahead included, that lost the end of their document;
+        0 where texts of query and document are apart, which are not counted.
+      cut_queries: pairs whose query was too long itself.
     """
 
     model: Model
     step: int
     metrics: dict[str, float]
     compilations: int
+    cut_docs: int = 0
+    cut_queries: int = 0
 
 
 def _prepared(
@@ -222,13 +231,30 @@ def _prepared(
 ) -> str:  # fmt: skip
     """A path :func:`make_batches` reads; sampled lists are prepared in ``work_dir``."""
     if source.path is not None:
+        if source.candidates is not None:
+            raise InputError(
+                "ListSource", "both lists and a run to sample them from", "one of them",
+                "leave candidates (CANDIDATES) out",
+            )  # fmt: skip
         return source.path
-    place = work_dir / "lists"
+    place, judged = work_dir / "lists", collection.qrels(split)
+    record = dataclasses.asdict(source) | {
+        "collection": collection.docs.fingerprint, "split": split,
+        "list_size": list_size, "seed": seed, _CONTENT: None,
+    }  # fmt: skip
+    if source.candidates is not None and Path(source.candidates).is_file():
+        record[_CONTENT] = sha256_file(source.candidates)
     if place.is_dir() and _has_checkpoint(work_dir):
+        _check_record(work_dir, record)
         return str(place)
     candidates = read_run(source.candidates) if source.candidates else None
+    if candidates is not None and not candidates.keys() & judged.keys():
+        raise InputError(
+            source.candidates, f"no candidates for queries of the split {split!r}",
+            "a run of this split", "search with its queries (jaxir search)",
+        )  # fmt: skip
     lists = sample_lists(
-        collection.qrels(split),
+        judged,
         list_size=list_size,
         seed=seed,
         candidates=candidates,
@@ -240,7 +266,25 @@ def _prepared(
         positives=source.positives,
     )
     prepare_lists(lists, collection, split, place)
+    if jax.process_index() == 0:
+        with atomic_file(work_dir / _RECORD) as out:
+            json.dump(record, out, indent=1)
     return str(place)
+
+
+def _check_record(work_dir: Path, record: dict[str, Any]) -> None:
+    """Lists are sampled once: those of a stopped run must be the ones asked for now."""
+    path = work_dir / _RECORD
+    before = read_json(path) if path.is_file() else record
+    # The run may have moved, or be gone: one of its name and its content must agree.
+    passed = _CONTENT if record[_CONTENT] is None else "candidates"
+    names = [name for name in record if name != passed]
+    changed = [name for name in names if before.get(name) != record[name]]
+    if changed:
+        raise InputError(
+            path, f"lists sampled with another {', '.join(changed)}",
+            "what the run began with", "restore it, or begin in a new model directory",
+        )  # fmt: skip
 
 
 def fit(
@@ -261,7 +305,8 @@ def fit(
 ) -> Fit:
     """Trains a model on a collection and writes a model directory.
 
-    The directory also keeps ``lists/``, ``checkpoints/`` and ``metrics.jsonl``.
+    The directory also keeps ``lists/``, ``lists.json`` (what they were sampled with),
+    ``checkpoints/`` and ``metrics.jsonl``.
     Interrupted and called again with the same arguments it continues, and ends with the
     parameters of an uninterrupted run.
 
@@ -281,7 +326,8 @@ def fit(
       command: how the run was started, for the model card.
 
     Raises:
-      InputError: an input that cannot be used, or a directory of another run.
+      InputError: an input that cannot be used, a loss of another family, or a directory
+        of another run.
       TrainingInterrupted: a signal came; what was done is saved.
     """
     work_dir = Path(model_dir)
@@ -293,8 +339,9 @@ def fit(
             model.path or "model",
             f"a model of kind {model.kind!r}, which does not learn from lists",
             "a retriever or a reranker",
-            "make one of it: reranker.load_reranker, or --head in jaxir convert",
+            "make one of it with reranker.load_reranker, as gin/models/t5 does",
         )
+    check_losses(model.kind, loss)
     pipeline = row.texts(model.config, pipeline)
     mesh, rule = place(row, model.config, partition)
     evaluate = None
@@ -330,4 +377,10 @@ def fit(
         training_data=f"{collection.name}:{split}", command=command,
     )  # fmt: skip
     say(f"{work_dir}: trained {result.step} steps, best at {result.best_step}")
-    return Fit(trained, result.step, result.metrics, result.compilations)
+    cut = batches.cut_docs, batches.cut_queries
+    if any(cut):
+        say(
+            f"{cut[0]:,} pairs were cut at the document, {cut[1]:,} at the query, to "
+            f"{pipeline.doc_length} tokens (those read ahead included)"
+        )
+    return Fit(trained, result.step, result.metrics, result.compilations, *cut)

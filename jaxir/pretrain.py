@@ -24,7 +24,7 @@ from jaxir.data.masking import MaskConfig, make_mask_batches
 from jaxir.data.packing import RowBatches, open_chunks
 from jaxir.data.spans import SpanConfig, chunk_length_of, make_span_batches
 from jaxir.errors import InputError
-from jaxir.families import family
+from jaxir.families import check_losses, family
 from jaxir.fit import Fit, PartitionConfig, place, whole_or_absent, with_changes
 from jaxir.lm import masked
 from jaxir.mesh import put_batch
@@ -215,6 +215,7 @@ def pretrain(
             "data", type(data).__name__,
             f"{objective.config_class.__name__} for a model of kind {model.kind!r}",
         )  # fmt: skip
+    check_losses(model.kind, loss)
     if isinstance(collections, str | Collection):
         collections = (collections,)
     names = ", ".join(
