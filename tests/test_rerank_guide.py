@@ -1,6 +1,7 @@
 """docs/rerank.md: its commands run, in order, and it leaves no option out."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tiny_rerankers import t5_tokenizer, tiny_reranker, tiny_t5
 from jaxir.checkpoints.model_dir import save_model
 from jaxir.checkpoints.t5_huggingface import export_t5
 from jaxir.checkpoints.t5x import write_t5x
+from jaxir.cli.config import parse_gin, split_gin_flags
 from jaxir.cli.convert import convert
 from jaxir.cli.main import main, make_parser
 from jaxir.files import resource_directory
@@ -91,9 +93,15 @@ def test_commands_and_programs(workplace, capfd):
     assert {words[0] for words in lines} == set(ORDER)
     for words in lines:
         assert main(small(words)) == 0, f"{words}\n{capfd.readouterr().err}"
+    words = [  # what the prose says of MODEL_PATH
+        "train", "--gin_file", "experiments/cross_encoder_small.gin",
+        "--gin.COLLECTION='my/collection'", "--gin.CANDIDATES='runs/bm25-train.trec'",
+        "--model_dir", "models/further",
+    ]  # fmt: skip
+    assert main([*small(words), "--gin.MODEL_PATH='models/bert-adapted'"]) == 0
     for _, text in blocks(GUIDE, "python"):
         exec(compile(stood_in(text), "rerank.md", "exec"), {})
-    assert "'text': 'A river carries clay.'" in capfd.readouterr().out
+    assert "[{'corpus_id': " in capfd.readouterr().out
 
 
 def test_every_option_is_told():
@@ -122,3 +130,23 @@ def expanded(name):
         for choice in match[1].split(",")
         for whole in expanded(before + choice + after)
     ]
+
+
+def inline_overrides():
+    """The ``--gin.NAME=VALUE`` of the guide's prose."""
+    for text in re.findall(r"`(--gin\.[^`]+)`", GUIDE.read_text()):
+        yield from shlex.split(text)
+
+
+@pytest.mark.parametrize("word", sorted(set(inline_overrides())))
+def test_overrides_are_known(word):
+    place, required = "rankt5_small", ["COLLECTION", "CANDIDATES", "MODEL_PATH"]
+    if "PACKED" in word:
+        place, required = "mlm_small", ["COLLECTIONS"]
+    if "POOLING" in word:
+        place = "cross_encoder_small"
+    tasks = ["tasks/rank/enc_pair.gin"] if "LAMBDA" in word else []
+    bindings, rest = split_gin_flags([word])
+    assert not rest
+    given = [f"{name} = 'x'" for name in required]
+    parse_gin([f"experiments/{place}.gin", *tasks], [*given, *bindings])
