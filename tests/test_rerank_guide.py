@@ -85,7 +85,6 @@ ORDER = ("index", "search", "train", "rerank", "evaluate", "convert")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # a dozen compilations
 def test_commands_and_programs(workplace, capfd):
     lines = [words for _, text in blocks(GUIDE, "bash") for words in commands(text)]
     # the guide uses further up what it trains further down
