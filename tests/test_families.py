@@ -11,6 +11,7 @@ from jaxir.dense.model import DenseConfig
 from jaxir.errors import InputError
 from jaxir.families import (
     FAMILIES,
+    check_losses,
     config_from_dict,
     config_to_dict,
     family,
@@ -20,6 +21,7 @@ from jaxir.lm.masked import MaskedLMConfig
 from jaxir.nn.bert import BertConfig
 from jaxir.nn.t5 import T5Config
 from jaxir.rank.model import CrossEncoderConfig, RankT5Config
+from jaxir.rank.task import RankLoss
 
 TINY = BertConfig(vocab_size=20, hidden_size=8, num_layers=1, num_heads=2)
 TINY_T5 = T5Config(20, 8, 2, 4, 16, 1, 1)
@@ -100,3 +102,10 @@ def test_unknown_kinds_say_so():
         family("x", where="m.json")
     with pytest.raises(InputError, match="config: BertConfig; expected a model's"):
         family_of_config(TINY)
+
+
+def test_losses_of_another_family_say_so():
+    check_losses("rank_t5", None)
+    check_losses("rank_bert", RankLoss())
+    with pytest.raises(InputError, match="loss: RankLoss for a model of kind 'dense'"):
+        check_losses("dense", RankLoss())

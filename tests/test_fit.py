@@ -163,3 +163,25 @@ def test_what_cannot_be_split_says_so(make_tiny_model, tiny_collection, tmp_path
             partition=fit.PartitionConfig(model_parallel=2),
         )  # fmt: skip
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_cut_pairs_are_counted_and_told(tiny_collection, tmp_path, capsys):
+    model = tiny_reranker("enc", tmp_path / "words", max_length=12)
+
+    def train(place):
+        return fit.fit(
+            model, str(tiny_collection), model_dir=tmp_path / place,
+            pipeline=PipelineConfig(batch_size=8, list_size=2),
+            optimizer=OptimizerConfig(warmup=0), loop=TrainConfig(total_steps=1),
+        )  # fmt: skip
+
+    result = train("short")
+    assert result.cut_docs >= 16  # of the first batch, and what was read ahead
+    told = f"{result.cut_docs:,} pairs were cut at the document, {result.cut_queries:,}"
+    assert capsys.readouterr().err.count(told) == 1
+    config = dataclasses.replace(model.config, max_length=64)
+    model = model._replace(config=config)
+    result = train("long")
+    assert (result.cut_docs, result.cut_queries) == (0, 0)
+    assert "were cut" not in capsys.readouterr().err

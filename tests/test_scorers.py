@@ -70,3 +70,9 @@ def test_kinds_that_cannot_score():
     )
     with pytest.raises(InputError, match=message):
         make_scorer(model, role="rescorer")
+
+
+def test_batches_of_no_tokens_say_so(dense):
+    for count in (0, -1):
+        with pytest.raises(InputError, match=f"batch_tokens: {count}; expected at l"):
+            make_scorer(dense, batch_tokens=count)

@@ -1,4 +1,4 @@
-"""Processes for the tests that stop one: ``stops.py index|train ARGUMENTS``."""
+"""Processes for the tests that stop one: ``stops.py index|train|rerank ARGUMENTS``."""
 
 import os
 import sys
@@ -38,6 +38,25 @@ def train(delay, *words):
     return main(["train", *words])
 
 
+def rerank(delay, *words):
+    """``jaxir rerank`` in windows of two queries that says each one, slowly."""
+    from jaxir import rerank
+    from jaxir.cli.main import main
+    from jaxir.data import resumable
+
+    append = resumable.ResumableLines.append
+
+    def slow(self, key, lines, counts=None):
+        append(self, key, lines, counts)
+        print("query", len(self.done), flush=True)
+        time.sleep(float(delay))
+
+    resumable.ResumableLines.append = slow
+    rerank._window_size = lambda *args: 8
+    return main(["rerank", *words])
+
+
 if __name__ == "__main__":
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    sys.exit({"index": index, "train": train}[sys.argv[1]](*sys.argv[2:]))
+    verbs = {"index": index, "train": train, "rerank": rerank}
+    sys.exit(verbs[sys.argv[1]](*sys.argv[2:]))

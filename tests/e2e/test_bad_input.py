@@ -543,11 +543,98 @@ def test_rerank_options(refused, tiny_collection, tiny_model, tmp_path):
     refused(words("--head", "enc"), "head", "jaxir train")
     refused(words("--head", "all"), "--head")
     refused(words("--head", "enc", model=tiny_model), "head", "dense")
+    refused(words("--batch_tokens", "0"), "batch_tokens", "at least 1")
+    refused(words("--tag", ""), "tag", "one word")
+    refused(words("--tokenizer", tmp_path / "pieces"), "pieces", "a T5's, with </s>")
+    for kind, more, said in (
+        ("encdec", ("--head", "enc"), "no score_head"),
+        ("enc", ("--head", "encdec"), "'enc' network cannot become 'encdec'"),
+        ("enc", ("--target_token", "▁true"), "head 'enc', which reads no vocabulary"),
+    ):
+        save_model(tmp_path / kind, tiny_reranker(kind, tmp_path / "words"))
+        refused(words(*more, model=tmp_path / kind), said)
+    (tmp_path / "folder").mkdir()
+    refused([*words()[:-1], tmp_path / "folder"], "folder", "the name of a file")
     refused(words("--target_token", "sea", model=tmp_path / "bert"), "rank_bert")
     refused([*words()[:-2], "--output", run], run, "another name")
     description = json.loads((t5 / "model.json").read_text())
     (t5 / "model.json").write_text(json.dumps(description | {"kind": "oracle"}))
     refused(words(), t5, "'oracle'")
+
+
+@pytest.fixture
+def ranking(tiny_collection, tmp_path):
+    """``ranking(*more, file=...) -> words`` of two tiny steps of a RankT5."""
+    save_model(tmp_path / "t5", tiny_t5(tmp_path / "words"))
+    scores = {doc: float(-i) for i, doc in enumerate(("river0", "engine0", "bread0"))}
+    for split in ("train", "test"):
+        names = [f"q-{topic}-{split}" for topic in ("river", "engine", "bread")]
+        write_run(tmp_path / f"{split}.trec", dict.fromkeys(names, scores))
+
+    def words(*more, task="encdec_softmax"):
+        return [
+            "train", "--gin_file", "experiments/rankt5_small.gin",
+            "--gin_file", f"tasks/rank/{task}.gin",
+            f"--gin.COLLECTION={str(tiny_collection)!r}",
+            f"--gin.MODEL_PATH={str(tmp_path / 't5')!r}",
+            f"--gin.CANDIDATES={str(tmp_path / 'train.trec')!r}",
+            "--gin.TRAIN_STEPS=2", "--gin.WARMUP=0", "--gin.BATCH_SIZE=8",
+            "--gin.LIST_SIZE=2", "--gin.MAX_LENGTH=24",
+            "--model_dir", tmp_path / "made", *more,
+        ]  # fmt: skip
+
+    return words
+
+
+def test_ranking_options(refused, ranking, tmp_path):
+    refused(ranking("--gin.TARGET_TOKN='x'"), "TARGET_TOKN: no such macro")
+    refused(ranking("--gin.EMB_DIM=4"), "EMB_DIM", "nothing of this run reads it")
+    refused(ranking("--gin.TARGET_TOKEN='<extra_id_77>'"), "<extra_id_77>", "vocabul")
+    refused(ranking("--gin.TARGET_TOKEN='▁sea'", task="enc_pair"), "reads no vocabul")
+    refused(ranking("--gin.POOLING='mean'"), "pooling", "the head 'enc'")
+    refused(ranking("--gin.EPSILON=2.0"), "EPSILON: no such macro")
+    refused(ranking("--gin.LAMBDA_WEIGHTS='x'", task="enc_pair"), "lambda_weights")
+    refused(ranking("--gin.CHUNK_SIZE=5"), "chunk_size", "a divisor")
+    refused(ranking("--gin.TEMPLATE='{query}'"), "template", "then {document}")
+    refused(ranking("--gin.MAX_LENGTH=1"), "1")
+    refused(ranking("--gin.DEV_SPLIT='test'"), "candidates", "jaxir search")
+    for split, said in (("test", "no candidates for queries"), ("no", "no such file")):
+        path = tmp_path / f"{split}.trec"
+        refused(ranking(f"--gin.CANDIDATES={str(path)!r}"), path, said)
+    refused(ranking("--gin.LISTS='lists.jsonl'"), "one of them", "CANDIDATES")
+    dense = ("--gin_file", "tasks/dense/contrastive.gin")
+    refused(ranking(*dense), "DenseLoss", "expected RankLoss")
+
+
+def test_ranking_begun_with_other_lists(refused, ranking, tmp_path):
+    assert main([*map(str, ranking()), "--quiet"]) == 0
+    assert main([*map(str, ranking()), "--quiet"]) == 0  # nothing left to do
+    for flag, said in (
+        ("--gin.fit.ListSource.depth=7", "another depth"),
+        (f"--gin.CANDIDATES={str(tmp_path / 'test.trec')!r}", "content of candidates"),
+        ("--gin.CANDIDATES='gone.trec'", "another candidates"),
+    ):
+        refused(ranking(flag), tmp_path / "made" / "lists.json", said)
+    (tmp_path / "train.trec").unlink()  # no longer needed: the lists are there
+    assert main([*map(str, ranking()), "--quiet"]) == 0
+
+
+def test_another_architecture(refused, tmp_path):
+    save_model(tmp_path / "t5", tiny_t5(tmp_path / "words"))
+    folder = tmp_path / "hf"
+    assert main(["convert", str(tmp_path / "t5"), f"hf:{folder}", "--quiet"]) == 0
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"num_layers": 4, "d_ff": 8, "feed_forward_proj": "gated-gelu"}
+    (folder / "config.json").write_text(json.dumps(config))
+    refused(
+        ["convert", f"hf:{folder}", f"jaxir:{tmp_path / 'made'}"],
+        f"{folder}: weights do not fit: - ",
+        "- encoder.block.{0-3}.layer.1.DenseReluDense.wi_0.weight (for "
+        "encoder/layers_{0-3}/mlp/wi_0/kernel)",
+        "- encoder.block.{1-3}.layer.0.SelfAttention.k.weight",
+        "+ encoder.block.0.layer.1.DenseReluDense.wi.weight [16, 8]",
+        "≠ encoder.block.0.layer.1.DenseReluDense.wo.weight gives [16, 8], not [8, 8]",
+    )
 
 
 # Places that cannot be written ------------------------------------------------

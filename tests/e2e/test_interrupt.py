@@ -9,9 +9,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from tiny_rerankers import tiny_reranker
 
 import jaxir
-from jaxir.checkpoints.model_dir import load_model
+from jaxir.checkpoints.model_dir import load_model, save_model
+from jaxir.data.formats import write_run
 
 STOPS = Path(__file__).parent / "stops.py"
 ENVIRONMENT = {
@@ -83,3 +85,38 @@ def test_train_interrupted(tiny_collection, tiny_model, tmp_path):
     whole, part = load_model(tmp_path / "whole"), load_model(tmp_path / "part")
     jax.tree.map(np.testing.assert_array_equal, whole.params, part.params)
     assert whole.fingerprint == part.fingerprint
+
+
+@pytest.mark.slow
+def test_rerank_killed(tiny_collection, tmp_path):
+    save_model(tmp_path / "model", tiny_reranker("encdec", tmp_path / "words"))
+    docs = [f"{topic}{i}" for topic in ("river", "engine", "bread") for i in (0, 1)]
+    queries = [
+        f"q-{topic}-{split}"
+        for topic in ("river", "engine", "bread")
+        for split in ("train", "test")
+    ]
+    scores = {doc: float(-i) for i, doc in enumerate(docs)}
+    write_run(tmp_path / "run.trec", dict.fromkeys(queries, scores))
+
+    def words(delay, name):
+        return (
+            "rerank", delay, "--model", tmp_path / "model", "--run",
+            tmp_path / "run.trec", "--collection", tiny_collection, "--k", 4,
+            "--keep_rest", "--output", tmp_path / name,
+        )  # fmt: skip
+
+    assert run(*words(0, "whole")) == 0
+    # in the middle of a window of two queries
+    code = run(*words(60, "killed"), stop_at="query 1")
+    assert code == -signal.SIGKILL
+    partial = tmp_path / "killed.partial"
+    assert len(partial.read_text().splitlines()) == 2  # the settings, a query
+    assert not (tmp_path / "killed").exists()
+    with partial.open("a") as out:
+        out.write('{"key": "q-river-te')  # as a crash leaves it
+    assert run(*words(0.2, "killed"), stop_at="query 3") == -signal.SIGKILL
+    assert len(partial.read_text().splitlines()) >= 4
+    assert run(*words(0, "killed")) == 0
+    assert not partial.exists()
+    assert (tmp_path / "killed").read_bytes() == (tmp_path / "whole").read_bytes()
