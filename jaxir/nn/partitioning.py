@@ -33,7 +33,7 @@ TENSOR_PARALLEL: Mapping[str, str | None] = MappingProxyType(
 FULLY_SHARDED: Mapping[str, str | None] = MappingProxyType(
     {**TENSOR_PARALLEL, "embed": "data"}
 )
-"""The same, and the width split over ``data``: no device holds a whole parameter."""
+"""The same, and the width split over ``data``: no device holds a whole matrix."""
 
 
 def sharding_rule(
@@ -53,8 +53,8 @@ def sharding_rule(
       What ``train(sharding_rule=...)`` takes.
 
     Raises:
-      InputError: when the rule is applied: a name that the table lacks, or a parameter
-        with more or fewer axes than names.
+      InputError: when the rule is applied: a name that the table lacks, a mesh axis
+        that there is not, or a parameter with more or fewer axes than names.
 
     Example::
 
@@ -74,6 +74,9 @@ def sharding_rule(
             if name not in table:
                 raise InputError(where, f"axis {name!r}", f"one of {', '.join(table)}")
             axis = table[name]
+            if axis is not None and axis not in mesh.shape:
+                expected = "an axis of the mesh: " + ", ".join(mesh.axis_names)
+                raise InputError(f"axis {name!r}", f"split over {axis!r}", expected)
             fits = axis is not None and axis not in spec and not size % mesh.shape[axis]
             spec.append(axis if fits else None)
         return NamedSharding(mesh, PartitionSpec(*spec))

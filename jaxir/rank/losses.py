@@ -117,16 +117,17 @@ class RankLoss:
         if self.chunk_size is not None and self.chunk_size < 1:
             found = str(self.chunk_size)
             raise InputError("RankLoss.chunk_size", found, "a number above 0, or None")
-        for name, value, default, kind in (
+        options: tuple[tuple[str, Any, Any, str], ...] = (
             ("epsilon", self.epsilon, 1.0, "poly1"),
             ("balance", self.balance, True, "pointce"),
             ("lambda_weights", self.lambda_weights, None, "pair"),
             ("labels", self.labels, "judgments", "softmax"),
-        ):
-            if value != default and self.kind != kind:
+        )
+        for name, given, default, kind in options:
+            if given != default and self.kind != kind:
                 raise InputError(
                     f"RankLoss.{name}",
-                    f"{value!r} with kind {self.kind!r}",
+                    f"{given!r} with kind {self.kind!r}",
                     f"kind {kind!r}",
                     f"leave {name} out",
                 )

@@ -82,7 +82,8 @@ class PairScorer:
       cut_queries: pairs that lost the end of their query, so far.
 
     Raises:
-      InputError: ``max_length`` is beyond the model's positions, or leaves no room.
+      InputError: ``max_length`` is beyond the model's positions, or leaves no room, or
+        ``batch_tokens`` is below 1.
     """
 
     def __init__(
@@ -96,6 +97,8 @@ class PairScorer:
         max_length: int | None = None,
         many: bool | None = None,
     ) -> None:
+        if batch_tokens is not None and batch_tokens < 1:
+            raise InputError("batch_tokens", str(batch_tokens), "at least 1")
         self.many = many
         self.batch_tokens = batch_tokens or default_batch_tokens()
         self.max_length = config.max_length if max_length is None else max_length

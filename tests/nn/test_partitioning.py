@@ -50,3 +50,5 @@ def test_unknown_names_and_ranks_are_refused():
         sharding_rule({"k": ("rows",)})(shapes_of(k=(2,)), mesh)
     with pytest.raises(InputError, match=r"k: axes \('mlp',\) for shape \(2, 2\)"):
         sharding_rule({"k": ("mlp",)})(shapes_of(k=(2, 2)), mesh)
+    with pytest.raises(InputError, match=r"axis 'mlp': split over 'rows'; .* data, mo"):
+        sharding_rule({"k": ("mlp",)}, {"mlp": "rows"})(shapes_of(k=(2,)), mesh)

@@ -14,6 +14,8 @@ from jaxir.nn.t5_layers import (
     relative_position_buckets,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.mark.parametrize("sizes", [(32, 128), (16, 64), (32, 256)])
 @pytest.mark.parametrize("bidirectional", [True, False])
@@ -63,7 +65,7 @@ def attention():
     layer = Attention(num_heads=2, head_dim=3, features=8)
     states = jax.random.normal(jax.random.key(0), (3, 5, 8))
     mask = jnp.arange(5)[None] < jnp.array([5, 2, 0])[:, None]
-    params = layer.init(jax.random.key(1), states, states, mask)
+    params = jax.jit(layer.init)(jax.random.key(1), states, states, mask)
     return layer, params, states, mask
 
 
@@ -78,17 +80,19 @@ def test_from_one_token_equals_the_plain_order():
         method = Attention.from_one_token
         return layer.apply(params, query, states, mask, method=method)
 
-    args = (params, query, states)
-    np.testing.assert_allclose(short(*args), plain(*args), atol=1e-5)
-    got, expected = (
-        jax.grad(lambda *x, f=f: jnp.sum(jnp.square(f(*x))), argnums=(0, 1, 2))(*args)
-        for f in (short, plain)
-    )
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, expected
-    )
-    one = short(params, query[:1], states)  # a query for all
-    every = plain(params, jnp.repeat(query[:1], 3, axis=0), states)
+    def graded(f):
+        def total(*args):
+            vectors = f(*args)
+            return jnp.sum(jnp.square(vectors)), vectors
+
+        function = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)
+        return jax.jit(function)(params, query, states)
+
+    ((_, got), slope), ((_, expected), other) = graded(short), graded(plain)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), slope, other)
+    one = jax.jit(short)(params, query[:1], states)  # a query for all
+    every = jax.jit(plain)(params, jnp.repeat(query[:1], 3, axis=0), states)
     np.testing.assert_allclose(one, every, atol=1e-5)
 
 
