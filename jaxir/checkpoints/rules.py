@@ -260,12 +260,12 @@ def _together(names: Iterable[str]) -> list[str]:
     found: dict[str, list[int]] = {}
     for name in names:
         # The same number in our name beside theirs, "(for layers_0/kernel)", as well.
-        number = _FIRST_NUMBER.search(name)
+        first = _FIRST_NUMBER.search(name)
         template = name.replace("{", "{{").replace("}", "}}")
-        if number is not None:
-            same = rf"(^|\(for )([^\d\s]*){number[2]}(?!\d)"
+        if first is not None:
+            same = rf"(^|\(for )([^\d\s]*){first[2]}(?!\d)"
             template = re.sub(same, r"\1\2{0}", template)
-        found.setdefault(template, []).append(int(number[2]) if number else 0)
+        found.setdefault(template, []).append(int(first[2]) if first else 0)
     told = []
     for template, numbers in found.items():
         runs: list[list[int]] = []
