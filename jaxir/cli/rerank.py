@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--head", choices=("encdec", "enc"), help="T5: what reads the score")
     add("--target_token", help="T5: its logit is the score (<extra_id_10>)")
     add("--contrast_token", help="T5: monoT5's second token (▁false)")
+    add("--no_eos", action="store_true", help="T5: no </s> at the end of a pair")
     add("--json", action="store_true", help="print the result as JSON")
 
 
@@ -52,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
         queries |= collection.queries(split)
     use_cpu_cores()
     changes = {} if args.dtype is None else {"backbone.dtype": args.dtype}
+    if args.no_eos:
+        changes["eos"] = False
     model = load_scoring_model(
         args.model, head=args.head, target_token=args.target_token,
         contrast_token=args.contrast_token, tokenizer=args.tokenizer, changes=changes,
