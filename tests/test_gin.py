@@ -132,6 +132,7 @@ def test_experiment_trains(file, tiny_collection, tiny_model, tmp_path):
         assert result.metrics["held_out_loss"] > 0
     stored = (tmp_path / "out" / "operative_config.gin").read_text()
     assert "TRAIN_STEPS = 2" in stored
+    assert re.search(r"^RUN = @", stored, re.M)  # it repeats the run
     first = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[0]
     assert "step" in json.loads(first)
 

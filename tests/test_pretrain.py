@@ -9,7 +9,7 @@ from tiny_rerankers import t5_tokenizer as make_t5_tokenizer
 
 from jaxir import fit, pretrain
 from jaxir.checkpoints.model_dir import load_model
-from jaxir.cli.config import configured_run, operative_config, parse_gin
+from jaxir.cli.config import configured_run, parse_gin
 from jaxir.data.masking import MaskConfig
 from jaxir.data.spans import SpanConfig
 from jaxir.errors import InputError
@@ -151,34 +151,6 @@ def test_mistakes(t5_tokenizer, tiny_model, tiny_collection, tmp_path):
         run(model, tiny_collection, tmp_path / "out", steps=1,
             data=SpanConfig(batch_size=99, input_length=16))  # fmt: skip
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "file", ["t5_mini_pretrain.gin", "t5_adapt.gin", "mlm_small.gin"]
-)
-def test_experiments(file, t5_tokenizer, tiny_model, tiny_collection, tmp_path):
-    path = tiny_model
-    if file == "t5_adapt.gin":
-        path = tmp_path / "t5"
-        run(t5(t5_tokenizer), tiny_collection, path, steps=1)
-    bindings = [
-        f"COLLECTIONS = ({str(tiny_collection)!r},)", "TRAIN_STEPS = 2",
-        "BATCH_SIZE = 8", "INPUT_LENGTH = 16", "WARMUP = 1", "EVAL_EVERY = 1",
-        "HOLDOUT = 2",
-    ]  # fmt: skip
-    if file == "t5_mini_pretrain.gin":
-        bindings += [f"TOKENIZER = {str(t5_tokenizer)!r}", "VOCAB_SIZE = 128"]
-    else:
-        bindings += [f"MODEL_PATH = {str(path)!r}"]
-    parse_gin([f"experiments/{file}"], bindings)
-    result = configured_run(fit.fit)(
-        model_dir=str(tmp_path / "out"), operative_config=operative_config
-    )
-    assert result.step == 2
-    assert np.isfinite(result.metrics["held_out_loss"])
-    stored = (tmp_path / "out" / "operative_config.gin").read_text()
-    assert "RUN = @pretrain.pretrain" in stored
 
 
 def test_a_file_without_run_trains_on_lists(tmp_path):

@@ -231,10 +231,9 @@ def test_another_architecture_shows_the_whole_difference(tmp_path):
         load_t5(tmp_path)
     text = str(caught.value)
     for part in (
-        "- encoder.block.0.layer.1.DenseReluDense.wi.weight",
-        "+ encoder.block.0.layer.1.DenseReluDense.wi_0.weight [24, 16]",
-        "+ 3 more",
-        "≠ decoder.block.0.layer.0.SelfAttention.q.weight gives [16, 12], not [16, 10]",
+        "- encoder.block.{0-2}.layer.1.DenseReluDense.wi.weight",
+        "+ encoder.block.{0-2}.layer.1.DenseReluDense.wi_0.weight [24, 16]",
+        "≠ encoder.block.{0-2}.layer.0.SelfAttention.v.weight gives [16, 12], not [16",
     ):
         assert part in text
     assert "\n" not in text

@@ -159,7 +159,12 @@ def test_another_architecture_shows_the_whole_difference(tmp_path):
     write_native(tmp_path, tree, step=0)
     with pytest.raises(InputError, match="weights do not fit: - ") as caught:
         load_t5x(tmp_path)
-    for part in ("- decoder/decoder_norm/scale", "+ embeddings/norm/bias [1]", "more"):
+    for part in (
+        "- decoder/decoder_norm/scale",
+        "- encoder/layers_{0-11}/mlp/wi/kernel",
+        "+ embeddings/norm/bias [1]",
+        "+ layer_{0-11}/mlp_norm/scale [1]",
+    ):
         assert part in str(caught.value)
 
 
