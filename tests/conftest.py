@@ -8,7 +8,9 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import contextlib
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 
@@ -154,3 +156,28 @@ def tiny_model(tiny_tokenizer, tmp_path) -> Path:
         tmp_path / "tiny-model", initialized("dense", config, str(tiny_tokenizer))
     )
     return tmp_path / "tiny-model"
+
+
+class Stopped(Exception):
+    """What ends a training in :func:`stop_training`."""
+
+
+@pytest.fixture
+def stop_training():
+    """A context whose training ends as it puts its fourth batch on the devices."""
+    from jaxir.train import loop
+
+    @contextlib.contextmanager
+    def stop():
+        calls, real = itertools.count(1), loop.put_batch
+
+        def failing(batch, mesh):
+            if next(calls) == 4:
+                raise Stopped
+            return real(batch, mesh)
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+            patch.setattr(loop, "put_batch", failing)
+            yield
+
+    return stop

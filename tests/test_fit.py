@@ -57,26 +57,9 @@ def test_training_helps_and_is_saved(tiny_model, tiny_collection, tmp_path):
 
 
 @pytest.mark.slow
-def test_continuing_is_exact(tiny_model, tiny_collection, tmp_path):
+def test_continuing_is_exact(tiny_model, tiny_collection, tmp_path, stop_training):
     whole = run(tiny_model, tiny_collection, tmp_path / "whole", steps=6)
-
-    class Stop(Exception):
-        pass
-
-    from jaxir.train import loop
-
-    calls = 0
-    real = loop.put_batch
-
-    def failing(batch, mesh):
-        nonlocal calls
-        calls += 1
-        if calls == 4:
-            raise Stop
-        return real(batch, mesh)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(loop, "put_batch", failing)
+    with stop_training():
         run(tiny_model, tiny_collection, tmp_path / "part", steps=6)
     part = run(tiny_model, tiny_collection, tmp_path / "part", steps=6)
     for ours, theirs in zip(

@@ -77,27 +77,10 @@ def test_learns_and_is_saved(t5_tokenizer, tiny_collection, tmp_path):
 
 
 @pytest.mark.slow
-def test_continuing_is_exact(t5_tokenizer, tiny_collection, tmp_path):
+def test_continuing_is_exact(t5_tokenizer, tiny_collection, tmp_path, stop_training):
     model = t5(t5_tokenizer)
     whole = run(model, tiny_collection, tmp_path / "whole", steps=6)
-
-    class Stop(Exception):
-        pass
-
-    from jaxir.train import loop
-
-    calls = 0
-    real = loop.put_batch
-
-    def failing(batch, mesh):
-        nonlocal calls
-        calls += 1
-        if calls == 4:
-            raise Stop
-        return real(batch, mesh)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(loop, "put_batch", failing)
+    with stop_training():
         run(model, tiny_collection, tmp_path / "part", steps=6)
     part = run(model, tiny_collection, tmp_path / "part", steps=6)
     for ours, theirs in zip(

@@ -7,6 +7,7 @@ an epoch visits the rows in a random order of its own.  So everything about batc
 processes makes its own rows of the same global batch without asking the others.
 """
 
+import abc
 import functools
 import hashlib
 import threading
@@ -328,6 +329,6 @@ class RowBatches(Iterator[Any]):
             ]
         )
 
+    @abc.abstractmethod
     def _make(self, rows: list[tuple[np.ndarray, np.random.Generator]]) -> Any:
         """A batch of rows of chunks, each with its own source of chance."""
-        raise NotImplementedError

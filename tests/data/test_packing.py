@@ -140,7 +140,5 @@ def test_mistakes():
         batches.restore({})
     with pytest.raises(InputError, match="taken from other documents"):
         batches.restore(batches.state() | {"fingerprint": "y"})
-    with pytest.raises(NotImplementedError):
-        RowBatches(
-            [np.array([0])], batch_size=1, seed=0, fill=1.0, fingerprint=""
-        ).batch(0)
+    with pytest.raises(TypeError, match="abstract"):  # it cannot make a batch
+        RowBatches([np.array([0])], batch_size=1, seed=0, fill=1.0, fingerprint="")
