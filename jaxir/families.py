@@ -43,6 +43,8 @@ class Family(NamedTuple):
         configuration that starts from these.
       texts: ``texts(config, pipeline) -> pipeline`` that makes the texts a model of
         this configuration reads; None where lists of documents are not learned from.
+      needs_positive: ``needs_positive(losses) -> bool``, whether a list without a
+        positive has nothing to teach; not so where a teacher's scores suffice.
       encode_query: ``encode_query(config, params, tokens) -> array``; None for models
         that read query and document together.
       encode_doc: ``encode_doc(config, params, tokens) -> array``, or None.
@@ -58,6 +60,7 @@ class Family(NamedTuple):
     losses_class: type
     adapt_params: Callable
     texts: Callable[[Any, PipelineConfig], PipelineConfig] | None = None
+    needs_positive: Callable[[Any], bool] = lambda losses: True
     encode_query: Callable | None = None
     encode_doc: Callable | None = None
     score: Callable | None = None
@@ -91,6 +94,16 @@ def _as_segments(config: Any, pipeline: PipelineConfig) -> PipelineConfig:
     return dataclasses.replace(pipeline, encode="joint", doc_length=config.max_length)
 
 
+def _by_contrast(losses: dense_task.DenseLoss | None) -> bool:
+    """Whether a bi-encoder contrasts positives, besides what a teacher tells it."""
+    return losses is None or losses.contrastive > 0
+
+
+def _by_judgments(losses: rank_task.RankLoss | None) -> bool:
+    """Whether a reranker learns from labels, not from a teacher's scores."""
+    return losses is None or losses.labels == "judgments"
+
+
 FAMILIES: Mapping[str, Family] = types.MappingProxyType(
     {
         "dense": Family(
@@ -101,6 +114,7 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
             losses_class=dense_task.DenseLoss,
             adapt_params=dense_model.adapt_params,
             texts=_apart,
+            needs_positive=_by_contrast,
             encode_query=dense_model.encode_query,
             encode_doc=dense_model.encode_doc,
         ),
@@ -112,6 +126,7 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
             losses_class=rank_task.RankLoss,
             adapt_params=rank_model.adapt_params,
             texts=_by_template,
+            needs_positive=_by_judgments,
             score=rank_model.score,
             logical_axes=rank_model.logical_axes,
         ),
@@ -123,6 +138,7 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
             losses_class=rank_task.RankLoss,
             adapt_params=rank_model.adapt_params,
             texts=_as_segments,
+            needs_positive=_by_judgments,
             score=rank_model.score,
         ),
         "t5": Family(

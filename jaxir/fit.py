@@ -114,7 +114,8 @@ class ListSource:
 
     Attributes:
       path: lists made by ``jaxir mine`` or ``jaxir label``, or a prepared directory;
-        None samples lists from the split's judgments.
+        None samples lists from the split's judgments.  Lists without a positive are
+        left out and counted, unless a teacher scored them and the loss asks no more.
       candidates: a TREC run to sample negatives from; None draws them uniformly from
         the corpus.  Lists of one document have no negatives of their own.
       skip_top: candidates passed over, best first.
@@ -353,6 +354,7 @@ def fit(
         )
         batches = make_batches(
             path, collection, model.tokenizer, pipeline, split=split,
+            need_positive=row.needs_positive(loss),
             process_index=jax.process_index(), process_count=jax.process_count(),
         )  # fmt: skip
         result = train(

@@ -8,6 +8,7 @@ import pytest
 
 from jaxir.data.pipeline import PipelineConfig
 from jaxir.dense.model import DenseConfig
+from jaxir.dense.task import DenseLoss
 from jaxir.errors import InputError
 from jaxir.families import (
     FAMILIES,
@@ -51,6 +52,17 @@ def test_a_row_is_complete(kind):
     task = row.make_task(config, row.losses_class())
     again = task.init(jax.random.key(0), None)
     assert jax.tree.structure(params) == jax.tree.structure(again)
+
+
+def test_who_learns_without_a_positive():
+    dense = family("dense").needs_positive
+    assert dense(None)
+    assert dense(DenseLoss(contrastive=0.5, kl=1.0))
+    assert not dense(DenseLoss(contrastive=0.0, margin_mse=1.0))
+    for kind in ("rank_t5", "rank_bert"):
+        assert family(kind).needs_positive(None)
+        assert family(kind).needs_positive(RankLoss("pair"))
+        assert not family(kind).needs_positive(RankLoss(labels="teacher"))
 
 
 def test_configuration_survives_json():

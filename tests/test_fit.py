@@ -118,6 +118,33 @@ def test_sample_without_relevant_documents(tiny_collection):
 
 
 @pytest.mark.slow
+def test_a_teacher_alone_can_teach(tiny_model, tiny_collection, tmp_path, capsys):
+    lists = tmp_path / "lists.jsonl"
+    docs = [{"doc_id": f"river{i}", "score": 2.0 * i} for i in range(3)]
+    lists.write_text(
+        (json.dumps({"query_id": "q-river-train", "items": docs}) + "\n") * 8
+    )
+
+    def train(**weights):
+        return fit.fit(
+            fit.pretrained(str(tiny_model)), str(tiny_collection),
+            model_dir=tmp_path / "out", loss=DenseLoss(**weights),
+            lists=fit.ListSource(path=str(lists)),
+            pipeline=PipelineConfig(batch_size=8, list_size=3),
+            optimizer=OptimizerConfig(warmup=0),
+            loop=TrainConfig(total_steps=1, log_every=1),
+        )  # fmt: skip
+
+    with pytest.raises(InputError, match="no positive in any of 8 training lists"):
+        train(kl=1.0)  # beside the contrast, which needs one
+    assert not (tmp_path / "out").exists()
+    train(contrastive=0.0, kl=1.0)
+    (line, *_) = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["kl"] > 0
+    assert "left out" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_split_parameters_train_as_whole_ones(tiny_collection, tmp_path):
     model = tiny_reranker("encdec", tmp_path / "tokenizer")
     losses = []

@@ -1,11 +1,15 @@
 """Training lists: a query, and documents to be told apart.
 
 A *training list* is one query with documents, each with a graded label and, where a
-teacher has spoken, a score; the first document is a positive.  As a file it is JSON
-lines over a collection::
+teacher has spoken, a score; a positive comes first.  As a file it is JSON lines over a
+collection::
 
     {"query_id": "q1", "items": [{"doc_id": "d7", "label": 1.0, "score": 4.2},
                                  {"doc_id": "d2", "label": 0.0, "score": -0.7}]}
+
+A list without a positive can be read, labelled and written, and distillation learns
+from it where a teacher scored it; other losses cannot, and it is left out and counted
+(see :func:`jaxir.data.table.build_table`).
 
 :func:`sample_lists` draws lists from judgments.  What is drawn for a list hangs on the
 seed and the ids of its query and positive alone: leaving queries out, or another order
@@ -41,7 +45,7 @@ __all__ = [
 
 
 class TrainingList(NamedTuple):
-    """A query's documents, the first of them a positive.
+    """A query's documents, the first of them a positive where there is any.
 
     Attributes:
       query_id: id of the query in its split.
@@ -82,9 +86,12 @@ def _parse(where: str, record: Mapping) -> TrainingList:
                 where, f"item {json.dumps(item)[:40]}", '{"doc_id", "label"}'
             )
         doc_ids.append(json_field(where, item, ("doc_id",), identifier=True))
-        labels.append(_number(where, item, "label"))
-        if item.get("score") is not None:
+        scored = item.get("score") is not None
+        if scored:
             scores.append(_number(where, item, "score"))
+        # what a teacher scored need not be judged
+        unjudged = scored and item.get("label") is None
+        labels.append(0.0 if unjudged else _number(where, item, "label"))
     found = TrainingList(
         query_id, tuple(doc_ids), tuple(labels), tuple(scores) if scores else None
     )
@@ -110,10 +117,11 @@ def _check(where: str, item: TrainingList) -> None:
             where, f"{len(item.scores)} scores for {len(item.doc_ids)} documents",
             "a score for every document or for none", "label the list again",
         )  # fmt: skip
-    if not item.labels[0] > 0:
+    if max(item.labels) > 0 and not item.labels[0] > 0:
         raise InputError(
             where, f"the first document of {item.query_id!r} has label "
-            f"{item.labels[0]:g}", "a positive first", "move one to the front",
+            f"{item.labels[0]:g}, a later one {max(item.labels):g}",
+            "a positive first", "move one to the front",
         )  # fmt: skip
 
 
@@ -144,7 +152,7 @@ def read_lists(path: str | os.PathLike) -> ListReader:
 
     Raises (while they are read):
       InputError: a malformed line: broken JSON, a missing key, a label or score that is
-        not a finite number, a document twice, or no positive in the first place.
+        not a finite number, a document twice, or a positive that is not first.
 
     Example::
 

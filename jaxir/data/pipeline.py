@@ -18,7 +18,6 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ from jaxir.data.collection import Collection
 from jaxir.data.epochs import choose_items, plan_epoch
 from jaxir.data.lists import TrainingList, read_lists
 from jaxir.data.pair_texts import JointTexts
-from jaxir.data.table import ListTable, build_table, find_positives
+from jaxir.data.table import ListTable, build_table, find_positives, with_positives
 from jaxir.data.tfds_lists import is_prepared, open_lists
 from jaxir.errors import InputError
 from jaxir.pairs import pair_format
@@ -358,6 +357,7 @@ def make_batches(
     split: str | None = None,
     process_index: int = 0,
     process_count: int = 1,
+    need_positive: bool = True,
 ) -> Batches:
     """An endless, resumable stream of batches over training lists.
 
@@ -371,6 +371,8 @@ def make_batches(
         otherwise.
       process_index: which of the processes this is.
       process_count: processes that share every batch, each with its rows.
+      need_positive: leave out lists without a positive; otherwise those that a teacher
+        scored stay, for losses that learn from its scores alone.
 
     Returns:
       :class:`Batches` of numpy arrays.  Of ``known_positive [B, B * L]`` a process has
@@ -379,17 +381,15 @@ def make_batches(
     Raises:
       InputError: lists that do not fit the collection, or fewer than a batch.
     """
-    if isinstance(lists, str | os.PathLike):
-        path = Path(lists)
-        if is_prepared(path):
-            prepared = open_lists(path, collection=collection, split=split)
-            table, split = prepared.table(), prepared.split
-        else:
-            split = split or "train"
-            table = build_table(read_lists(path), collection, split)
+    if isinstance(lists, str | os.PathLike) and is_prepared(lists):
+        prepared = open_lists(lists, collection=collection, split=split)
+        split = prepared.split
+        table = with_positives(prepared.table(), lists, need_positive=need_positive)
     else:
         split = split or "train"
-        table = build_table(lists, collection, split)
+        table = build_table(lists, collection, split, need_positive=need_positive)
+        if isinstance(lists, str | os.PathLike):
+            lists = read_lists(lists)
     return Batches(
         table, collection, split, tokenizer, config,
         process_index=process_index, process_count=process_count,

@@ -16,7 +16,13 @@ from jaxir.data.lists import TrainingList, normalise_text
 from jaxir.errors import InputError
 from jaxir.progress import progress_bar, say
 
-__all__ = ["ListTable", "Positives", "build_table", "find_positives"]
+__all__ = [
+    "ListTable",
+    "Positives",
+    "build_table",
+    "find_positives",
+    "with_positives",
+]
 
 _CHUNK = 4096
 
@@ -67,13 +73,64 @@ class Positives(NamedTuple):
     doc_rows: np.ndarray
 
 
+def with_positives(
+    table: ListTable, where: object, *, need_positive: bool = True
+) -> ListTable:
+    """The lists that something can be learned from; how many are left out is told.
+
+    Args:
+      table: all lists.
+      where: the file or folder they came from, to name it.
+      need_positive: leave out every list without a label above 0; otherwise only those
+        that no teacher scored, since no loss can use them.
+
+    Raises:
+      InputError: no list is left.
+    """
+    if table.scores is not None and not need_positive:
+        return table
+    positive = np.maximum.reduceat(table.labels, table.bounds[:-1]) > 0
+    lost, total = int((~positive).sum()), len(table)
+    if not lost:
+        return table
+    if lost == total:
+        raise InputError(
+            where, f"no positive in any of {total:,} training lists",
+            "a first document with a label above 0",
+            "label documents, or learn from a teacher's scores alone",
+        )  # fmt: skip
+    say(
+        f"{where}: {lost:,} of {total:,} training lists have no positive, no label "
+        "above 0; left out"
+    )
+    sizes = np.diff(table.bounds)
+    keep = np.repeat(positive, sizes)
+    return ListTable(
+        table.query_rows[positive],
+        np.concatenate([[0], np.cumsum(sizes[positive])]).astype(np.int64),
+        table.doc_rows[keep],
+        table.labels[keep],
+        None if table.scores is None else table.scores[keep],
+    )
+
+
 def build_table(
-    lists: Iterable[TrainingList], collection: Collection, split: str | None
+    lists: Iterable[TrainingList],
+    collection: Collection,
+    split: str | None,
+    *,
+    need_positive: bool = True,
 ) -> ListTable:
     """Turns lists into rows, streaming.
 
     Documents that the collection does not have are left out of their list, and a list
-    whose first document is among them as a whole; how many is told once.
+    whose positive in the first place is among them as a whole; how many is told once.
+
+    Args:
+      lists: the lists.
+      collection: that they are about.
+      split: whose queries they ask.
+      need_positive: see :func:`with_positives`.
 
     Raises:
       InputError: a query that is not in the split, teacher scores in some lists only,
@@ -93,7 +150,8 @@ def build_table(
         sizes = np.array([len(item.doc_ids) for item in chunk], np.int64)
         owner = np.repeat(np.arange(len(chunk)), sizes)
         firsts = np.cumsum(sizes) - sizes
-        headless = rows[firsts] < 0
+        there = np.bincount(owner[rows >= 0], minlength=len(chunk))
+        headless = ((rows[firsts] < 0) & (labels[firsts] > 0)) | (there == 0)
         keep = (rows >= 0) & ~headless[owner]
         absent += int((rows < 0).sum())
         dropped += int(headless.sum())
@@ -101,7 +159,7 @@ def build_table(
         parts.append(
             (
                 queries[~headless],
-                np.bincount(owner[keep], minlength=len(chunk))[~headless],
+                there[~headless],
                 rows[keep].astype(np.int32),
                 labels[keep],
                 scores[keep] if len(scores) else scores,
@@ -136,13 +194,15 @@ def build_table(
     if absent:
         say(
             f"{collection.path}: {absent} documents of the training lists are not in "
-            f"the collection; left out, with {dropped} lists whose positive they were"
+            f"the collection; left out, with {dropped} lists that they were the "
+            "positive of, or all of"
         )
     if not parts or not sum(len(part[0]) for part in parts):
         raise InputError(place(), "no training list", "at least one", "check the file")
     queries, sizes, rows, labels, scores = map(np.concatenate, zip(*parts, strict=True))
     bounds = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    return ListTable(queries, bounds, rows, labels, scores if scored else None)
+    table = ListTable(queries, bounds, rows, labels, scores if scored else None)
+    return with_positives(table, place(), need_positive=need_positive)
 
 
 def find_positives(

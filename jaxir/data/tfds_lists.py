@@ -139,6 +139,8 @@ def prepare_lists(
 ) -> Path:
     """Writes training lists as a TFDS dataset.
 
+    Lists that no loss can use, without a positive and without scores, are left out.
+
     Args:
       lists: the lists; their order is kept.
       collection: that they are about.
@@ -155,7 +157,7 @@ def prepare_lists(
     """
     import tensorflow_datasets as tfds
 
-    table = build_table(lists, collection, split)
+    table = build_table(lists, collection, split, need_positive=False)
     query_ids = list(collection.queries(split))
     with atomic_directory(directory) as temporary, _quiet_tfds():
         builder = _builder_class()(data_dir=str(temporary), file_format="array_record")

@@ -211,7 +211,14 @@ ITEM = {"doc_id": "d1", "label": 1}
         ({"query_id": "q", "items": [{"doc_id": "d1"}]}, "'label' is null"),
         ({"query_id": "q", "items": [{**ITEM, "label": True}]}, "'label' is true"),
         ({"query_id": "q", "items": [{**ITEM, "score": float("nan")}]}, "is nan"),
-        ({"query_id": "q", "items": [{**ITEM, "label": 0}]}, "label 0; expected a pos"),
+        (
+            {"query_id": "q", "items": [{**ITEM, "label": 0}, {**ITEM, "doc_id": "d"}]},
+            "document of 'q' has label 0, a later one 1; expected a positive first",
+        ),
+        (
+            {"query_id": "q", "items": [{"doc_id": "d", "label": "1", "score": 2}]},
+            """'label' is "1"; expected a number""",
+        ),
         ({"query_id": "q", "items": [ITEM, ITEM]}, "document 'd1' twice"),
         (
             {"query_id": "q", "items": [ITEM, {"doc_id": "d", "label": 0, "score": 1}]},
@@ -225,6 +232,17 @@ def test_malformed_lines(tmp_path, line, message):
     path.write_text(f"{good}\n{line if isinstance(line, str) else json.dumps(line)}\n")
     with pytest.raises(InputError, match=message):
         list(read_lists(path))
+
+
+def test_what_a_teacher_scored_need_not_be_judged(tmp_path):
+    path = tmp_path / "lists.jsonl"
+    items = [{"doc_id": "d1", "score": 2.5}, {**ITEM, "doc_id": "d2", "label": 0}]
+    items[1]["score"] = -1
+    path.write_text(json.dumps({"query_id": "q", "items": items}))
+    lists = list(read_lists(path))
+    assert lists == [TrainingList("q", ("d1", "d2"), (0.0, 0.0), (2.5, -1.0))]
+    assert write_lists(path, lists) == 1
+    assert list(read_lists(path)) == lists
 
 
 def test_a_bad_list_is_not_half_written(tmp_path):

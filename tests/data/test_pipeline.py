@@ -1,6 +1,7 @@
 """Batches: their content against a slow oracle, and that they can be gone back to."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -260,6 +261,65 @@ def test_three_sources_give_one_stream(folder, tokenizer, tmp_path):
         first, *others = [next(stream) for stream in streams]
         assert all(_same(first, other) for other in others)
     assert len({json.dumps(stream.state()) for stream in streams}) == 1
+
+
+def test_lists_without_a_positive(folder, tokenizer, tmp_path, capsys):
+    collection = open_collection(folder)
+    lists = [
+        item._replace(labels=(0.0,) * 3) if i % 4 == 1 else item
+        for i, item in enumerate(_lists(collection, scored=True))
+    ]
+    write_lists(tmp_path / "lists.jsonl", lists)
+    prepare_lists(lists, collection, "train", tmp_path / "prepared")
+    assert capsys.readouterr().err == ""
+    places = {tmp_path / "lists.jsonl", tmp_path / "prepared", "lists"}
+    for need, count in ((True, 18), (False, 24)):
+        states = set()
+        for place in places:
+            source = lists if place == "lists" else place
+            config = replace(CONFIG, batch_size=count)  # the whole epoch
+            batches = make_batches(
+                source, collection, tokenizer, config, need_positive=need
+            )
+            batch = next(batches)
+            assert (batch.labels > 0).any(axis=1).sum() == 18
+            assert batch.where.all()
+            told = f"{place}: 6 of 24 training lists have no positive"
+            assert capsys.readouterr().err.count(told) == int(need)
+            states.add(json.dumps(batches.state()))
+            batches.close()
+        assert len(states) == 1
+    plain = [item._replace(scores=None) for item in lists]
+    prepare_lists(plain, collection, "train", tmp_path / "plain")
+    assert "lists: 6 of 24 training lists have" in capsys.readouterr().err
+    assert (
+        make_batches(tmp_path / "plain", collection, tokenizer, CONFIG).steps_per_epoch
+        == 4
+    )
+
+
+def test_queries_that_nothing_answers(folder, tokenizer, tmp_path):
+    """Neither a judgment nor a label: a teacher alone knows what is good."""
+    copy = tmp_path / "unjudged"
+    shutil.copytree(folder, copy)
+    judged = "".join(f"q{i}\td{i}\t0\n" for i in range(8))
+    head = "query-id\tcorpus-id\tscore\n"
+    (copy / "qrels" / "train.tsv").write_text(head + judged)
+    collection = open_collection(copy)
+    lists = [
+        TrainingList(f"q{i}", (f"d{i}", f"d{i + 12}"), (0.0, 0.0), (1.0, 0.5))
+        for i in range(8)
+    ]
+    path = tmp_path / "lists.jsonl"
+    write_lists(path, lists)
+    with pytest.raises(InputError, match=r"jsonl: no positive in any of 8 training l"):
+        make_batches(path, collection, tokenizer, CONFIG)
+    batches = make_batches(path, collection, tokenizer, CONFIG, need_positive=False)
+    batch = next(batches)
+    assert not batch.labels.any()
+    assert not batch.known_positive.any()
+    assert batch.where[:, :2].all()
+    batches.close()
 
 
 def test_mistakes(folder, tokenizer):
