@@ -213,7 +213,7 @@ class Fit(NamedTuple):
       step: updates done.
       metrics: the validation of the saved parameters; empty without one.
       compilations: shapes for which the step was compiled.
-      cut_docs: pairs, those read ahead included, that lost the end of their document;
+      cut_docs: pairs trained on that lost the end of their document, over all epochs;
         0 where texts of query and document are apart, which are not counted.
       cut_queries: pairs whose query was too long itself.
     """
@@ -383,6 +383,6 @@ def fit(
     if any(cut):
         say(
             f"{cut[0]:,} pairs were cut at the document, {cut[1]:,} at the query, to "
-            f"{pipeline.doc_length} tokens (those read ahead included)"
+            f"{pipeline.doc_length} tokens"
         )
     return Fit(trained, result.step, result.metrics, result.compilations, *cut)

@@ -113,8 +113,8 @@ class Batches(Iterator[RankBatch]):
     Attributes:
       config: how the batches are made.
       steps_per_epoch: batches of an epoch.
-      cut_docs: pairs so far of which the end of the document was cut, over all
-        processes; batches made ahead count already.  0 for separate texts.
+      cut_docs: pairs handed out so far of which the end of the document was cut, over
+        all processes; :meth:`restore` goes back with it.  0 for separate texts.
       cut_queries: the same for queries.
     """
 
@@ -191,14 +191,17 @@ class Batches(Iterator[RankBatch]):
         options = grain.ReadOptions(
             num_threads=1, prefetch_buffer_size=self.config.prefetch
         )
-        source = grain.MapDataset.range(_ENDLESS).map(self.batch)
+        source = grain.MapDataset.range(_ENDLESS).map(self._counted)
         return iter(source.to_iter_dataset(options))
 
     def __iter__(self) -> "Batches":
         return self
 
     def __next__(self) -> RankBatch:
-        return next(self._iterator)
+        batch, cut_docs, cut_queries = next(self._iterator)
+        self.cut_docs += cut_docs
+        self.cut_queries += cut_queries
+        return batch
 
     @property
     def position(self) -> int:
@@ -211,6 +214,7 @@ class Batches(Iterator[RankBatch]):
             "version": STATE_VERSION,
             "position": self.position,
             "fingerprint": self._fingerprint,
+            "cut": [self.cut_docs, self.cut_queries],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -228,6 +232,7 @@ class Batches(Iterator[RankBatch]):
                 "restore them, or begin in a new model directory",
             )  # fmt: skip
         self._iterator.set_state({"next_index": int(state["position"])})
+        self.cut_docs, self.cut_queries = state.get("cut", (0, 0))
 
     def close(self) -> None:
         """Ends the thread that works ahead."""
@@ -267,6 +272,10 @@ class Batches(Iterator[RankBatch]):
 
     def batch(self, position: int) -> RankBatch:
         """Batch number ``position`` of the stream, this process' rows of it."""
+        return self._counted(position)[0]
+
+    def _counted(self, position: int) -> tuple[RankBatch, int, int]:
+        """A batch, and how many of its pairs are cut at the document, at the query."""
         epoch, number = divmod(int(position), self.steps_per_epoch)
         with self._lock:
             lists = self._plan(epoch)[number]
@@ -289,21 +298,14 @@ class Batches(Iterator[RankBatch]):
             index = start + np.arange(kept.size).reshape(kept.shape)
             inside = np.take_along_axis(known, index, axis=1)
             kept = kept & ~(inside & (labels <= 0))
-        cut_docs, cut_queries = self._texts.cuts(query_rows, places, where)
-        with self._lock:
-            self.cut_docs += cut_docs
-            self.cut_queries += cut_queries
         query, doc = self._texts.tokens(query_rows, places, where, own)
-        return RankBatch(
-            query=query,
-            doc=doc,
-            labels=labels,
-            where=kept,
-            teacher_scores=scores,
+        batch = RankBatch(
+            query=query, doc=doc, labels=labels, where=kept, teacher_scores=scores,
             query_index=query_rows[own].astype(np.int32),
             doc_index=rows[own].astype(np.int32),
             known_positive=known if query is not None else None,
-        )
+        )  # fmt: skip
+        return batch, *self._texts.cuts(query_rows, places, where)
 
 
 def _open_texts(
@@ -355,9 +357,9 @@ def make_batches(
     config: PipelineConfig,
     *,
     split: str | None = None,
+    need_positive: bool = True,
     process_index: int = 0,
     process_count: int = 1,
-    need_positive: bool = True,
 ) -> Batches:
     """An endless, resumable stream of batches over training lists.
 
@@ -369,10 +371,10 @@ def make_batches(
       config: sizes, lengths and seed.
       split: whose queries the lists ask; ``"train"`` unless a prepared directory says
         otherwise.
-      process_index: which of the processes this is.
-      process_count: processes that share every batch, each with its rows.
       need_positive: leave out lists without a positive; otherwise those that a teacher
         scored stay, for losses that learn from its scores alone.
+      process_index: which of the processes this is.
+      process_count: processes that share every batch, each with its rows.
 
     Returns:
       :class:`Batches` of numpy arrays.  Of ``known_positive [B, B * L]`` a process has
@@ -386,10 +388,10 @@ def make_batches(
         split = prepared.split
         table = with_positives(prepared.table(), lists, need_positive=need_positive)
     else:
-        split = split or "train"
-        table = build_table(lists, collection, split, need_positive=need_positive)
         if isinstance(lists, str | os.PathLike):
             lists = read_lists(lists)
+        split = split or "train"
+        table = build_table(lists, collection, split, need_positive=need_positive)
     return Batches(
         table, collection, split, tokenizer, config,
         process_index=process_index, process_count=process_count,

@@ -118,16 +118,15 @@ def test_what_is_cut_is_counted(folder, tokenizer, encode, doc_length):
     collection = open_collection(folder)
     config = replace(CONFIG, encode=encode, doc_length=doc_length)
     whole = make_batches(_lists(collection), collection, tokenizer, config)
-    ones = (whole.batch(position) for position in range(6))
-    counted = _expect_pairs(ones, collection, tokenizer, config)
+    counted = _expect_pairs(whole, collection, tokenizer, config)
     assert (whole.cut_docs, whole.cut_queries) == counted
     assert (whole.cut_docs > 0) == (doc_length < 96)
     assert (whole.cut_queries > 0) == (doc_length < 32)
     share = make_batches(
         _lists(collection), collection, tokenizer, config, process_count=2
     )
-    for position in range(6):
-        share.batch(position)
+    for _ in range(6):
+        next(share)
     assert (share.cut_docs, share.cut_queries) == counted  # of all processes
     whole.close()
     share.close()

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,6 +170,7 @@ def test_resumed_is_uninterrupted_over_an_epoch(folder, tokenizer, count, encode
     second.restore(state)
     for batch, wanted in zip(_copy(second, 7), expected[count:], strict=True):
         assert _same(batch, wanted)
+    assert (second.cut_docs, second.cut_queries) == (whole.cut_docs, whole.cut_queries)
     assert not _same(expected[0], expected[1])
     for batches in (whole, first, second):
         batches.close()
@@ -261,6 +263,31 @@ def test_three_sources_give_one_stream(folder, tokenizer, tmp_path):
         first, *others = [next(stream) for stream in streams]
         assert all(_same(first, other) for other in others)
     assert len({json.dumps(stream.state()) for stream in streams}) == 1
+
+
+def test_what_is_made_ahead_does_not_count(folder, tokenizer):
+    collection = open_collection(folder)
+    config = replace(CONFIG, encode="joint", doc_length=16, prefetch=9)
+    batches = make_batches(_lists(collection), collection, tokenizer, config)
+    alone = make_batches(_lists(collection), collection, tokenizer, config)
+    counts = [(0, 0)]
+    for _ in range(5):
+        next(batches)
+        counts.append((batches.cut_docs, batches.cut_queries))
+        batches.batch(7)  # to look at one is not to be given it
+        time.sleep(0.05)
+        assert counts[-1] == (batches.cut_docs, batches.cut_queries)
+    assert counts[1][0] > 0
+    assert sorted(counts) == counts
+    state = batches.state()
+    next(batches)
+    batches.restore(state)  # back, and forward again
+    assert (batches.cut_docs, batches.cut_queries) == counts[-1]
+    del state["cut"]  # of an older checkpoint
+    alone.restore(state)
+    assert (alone.cut_docs, alone.cut_queries) == (0, 0)
+    batches.close()
+    alone.close()
 
 
 def test_lists_without_a_positive(folder, tokenizer, tmp_path, capsys):
