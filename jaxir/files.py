@@ -23,6 +23,7 @@ __all__ = [
     "atomic_directory",
     "atomic_file",
     "cache_root",
+    "check_output",
     "disk_errors",
     "locked",
     "made_parents",
@@ -150,6 +151,33 @@ def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def check_output(path: str | os.PathLike) -> None:
+    """Raises now what :func:`atomic_file` would raise of ``path`` after hours of work.
+
+    Nothing is made or written.
+
+    Raises:
+      InputError: ``path`` is a folder, a file stands in its way, or the nearest folder
+        above it may not be written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(path, "a folder", "the name of a file", "choose another")
+    with disk_errors(path):
+        if path.exists() and not path.is_file():  # a device or pipe
+            return
+        place = Path(os.path.realpath(path)).parent
+        while not place.exists():
+            place = place.parent
+        number = 0
+        if not place.is_dir():
+            number = errno.ENOTDIR
+        elif not os.access(place, os.W_OK | os.X_OK):
+            number = errno.EACCES
+        if number:
+            raise OSError(number, os.strerror(number))
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 from jaxir.data.lists import TrainingList, list_to_json, read_lists
 from jaxir.data.resumable import resumable_lines
 from jaxir.errors import InputError
-from jaxir.files import sha256_file
+from jaxir.files import check_output, sha256_file
 from jaxir.fuse import NORMALIZATIONS
 from jaxir.progress import progress_bar
 from jaxir.scorers import Scorer, make_scorer
@@ -235,6 +235,7 @@ def label_lists(
     """
     if Path(lists).resolve() == Path(path).resolve():
         raise InputError(path, "the file that is read", "another name for the output")
+    check_output(path)
     normalization = _check(teachers, normalization, weights, batch_size)
     queries, total, reader = collection.queries(None), 0, read_lists(lists)
     for item in reader:  # a bad line is found before the work

@@ -25,7 +25,7 @@ from jaxir.data.formats import run_lines
 from jaxir.data.resumable import resumable_lines
 from jaxir.errors import InputError
 from jaxir.families import family
-from jaxir.files import sha256_file
+from jaxir.files import check_output, sha256_file
 from jaxir.progress import progress_bar
 from jaxir.scorers import make_scorer
 
@@ -122,8 +122,7 @@ def rerank(
         raise InputError("k", str(k), "at least 1")
     if tag.split() != [tag]:
         raise InputError("tag", f"{tag!r}", "one word", "choose another")
-    if Path(output).is_dir():
-        raise InputError(output, "a folder", "the name of a file", "choose another")
+    check_output(output)
     if batch_tokens is not None and batch_tokens < 1:
         raise InputError("batch_tokens", str(batch_tokens), "at least 1")
     if Path(run).resolve() == Path(output).resolve():

@@ -80,6 +80,24 @@ def test_forbidden_place(tmp_path, monkeypatch):
         pass
 
 
+def test_a_place_is_checked_and_nothing_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "new" / "target")
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("new", "new/deep/x", "file", "link", "pipe"):
+        files.check_output(tmp_path / name)
+    with pytest.raises(InputError, match="a folder; expected the name of a file"):
+        files.check_output(tmp_path)
+    for name in ("file/x", "file/new/x"):
+        with pytest.raises(InputError, match=r"x: cannot write here \(Not a directory"):
+            files.check_output(tmp_path / name)
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    with pytest.raises(InputError, match=r"new/x: cannot write here \(Permission"):
+        files.check_output(tmp_path / "new" / "x")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_directory_replaces_as_a_whole(tmp_path):
     place = tmp_path / "index"
     for content in ("one", "two"):

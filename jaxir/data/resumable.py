@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxir.errors import InputError
-from jaxir.files import atomic_file
+from jaxir.files import atomic_file, check_output
 from jaxir.progress import say
 
 __all__ = ["ResumableLines", "resumable_lines"]
@@ -138,7 +138,8 @@ def resumable_lines(
         settings is not used.
 
     Raises:
-      InputError: the place cannot be written or is full; what is done is kept.
+      InputError: at once where no file can stand; and later when the place is full or
+        can no longer be written, what is done being kept.
 
     Example::
 
@@ -151,6 +152,7 @@ def resumable_lines(
       >>> path.read_text().split()
       ['1', '4', '9']
     """
+    check_output(path)
     out = ResumableLines(Path(path), settings)
     try:
         yield out

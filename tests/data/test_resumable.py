@@ -63,8 +63,17 @@ def test_gzip(tmp_path):
 
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(InputError, match=r"cannot write \(.*; make room or choose"),
-        resumable_lines(tmp_path / "file" / "out.txt", {}),
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "taken.partial").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for name, message in (
+        ("file/out.txt", r"cannot write here \(.*; choose a place"),
+        ("folder", "a folder; expected the name of a file; choose another"),
+        ("taken", r"taken.partial: cannot write \(.*; make room or choose another"),
     ):
-        pass
+        with (
+            pytest.raises(InputError, match=message),
+            resumable_lines(tmp_path / name, {}),
+        ):
+            raise AssertionError("the work began")
+    assert sorted(tmp_path.rglob("*")) == before

@@ -500,9 +500,13 @@ def test_mine_and_label_options(
     refused([*mine, "--per", "page"], "page")
     refused([*mine, "--rescore", tmp_path / "absent"], "absent")
     refused([*mine, "--collection", f"{tiny_collection}:dev"], "dev")
+    (tmp_path / "folder").mkdir()
+    folder = ["--output", tmp_path / "folder"]
+    refused([*mine, *folder], "folder: a folder", "the name of a file")
     label = ["label", "--teachers", tiny_model, "--lists", path]
     label += ["--collection", tiny_collection]
     refused([*label, "--output", path], path)
+    refused([*label, *folder], "folder: a folder", "the name of a file")
     label += ["--output", tmp_path / "out.jsonl"]
     refused([*label, "--weights", "1", "2"], "weights")
     refused([*label, "--normalization", "soft"], "soft")
