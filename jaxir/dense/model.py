@@ -1,23 +1,28 @@
 """The dense bi-encoder: query and document each become one vector.
 
-A tower is an encoder, a pooling of its token states, optionally a projection, and the
-similarity's normalisation; queries and documents share one tower or have one each.
+A tower (``nn.tower``) is an encoder, a pooling of its token states, optionally a
+projection, and the similarity's normalisation; queries and documents share one tower or
+have one each.
 """
 
 import dataclasses
-from typing import Any, Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxir.errors import InputError
-from jaxir.nn.bert import BertConfig, BertEncoder
-from jaxir.nn.heads import POOLING
-from jaxir.nn.layers import Dense
-from jaxir.numerics import l2_normalize
-from jaxir.text import Templates
+from jaxir.nn.bert import BertConfig
+from jaxir.nn.tower import (
+    PROJECTION_ACTIVATIONS,
+    SIMILARITIES,
+    TOWERS,
+    adapt_towers,
+    apply_tower,
+    check_towers,
+    embedding_size,
+    init_towers,
+    tower_name,
+)
 from jaxir.types import Params, TokenBatch
 
 __all__ = [
@@ -25,23 +30,14 @@ __all__ = [
     "SIMILARITIES",
     "TOWERS",
     "DenseConfig",
-    "DenseTower",
     "adapt_params",
     "embedding_size",
     "encode_doc",
     "encode_query",
     "init_params",
+    "match",
     "tower_name",
 ]
-
-SIMILARITIES = {"cosine": l2_normalize, "dot": lambda vectors: vectors}
-"""What becomes of a vector so that a dot product is the similarity."""
-
-PROJECTION_ACTIVATIONS = {"identity": lambda vectors: vectors, "tanh": jnp.tanh}
-"""What follows the projection, by name."""
-
-TOWERS = {"shared": ("shared",), "separate": ("query", "doc")}
-"""Names of the parameter trees of each arrangement of towers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,77 +73,7 @@ class DenseConfig:
 
     def __post_init__(self) -> None:
         """Checks names and lengths."""
-        for name, known in (
-            ("pooling", POOLING),
-            ("similarity", SIMILARITIES),
-            ("towers", TOWERS),
-            ("projection_activation", PROJECTION_ACTIVATIONS),
-        ):
-            value = getattr(self, name)
-            if value not in known:
-                expected = "one of " + ", ".join(known)
-                raise InputError(f"DenseConfig.{name}", repr(value), expected)
-        for name in ("query_length", "doc_length"):
-            value = getattr(self, name)
-            if not 0 < value <= self.backbone.max_length:
-                raise InputError(
-                    f"DenseConfig.{name}",
-                    f"{value} tokens",
-                    f"1 to {self.backbone.max_length}, the backbone's positions",
-                )
-        Templates(query=self.query_template, doc=self.doc_template)  # checks them
-
-
-class DenseTower(nn.Module):
-    """One tower: tokens ``[B, T]`` to vectors ``[B, E]`` in float32.
-
-    Parameters: ``backbone`` (a ``BertEncoder``'s) and, with a projection,
-    ``projection/{kernel [D, E], bias [E]}``.
-
-    Args:
-      config: the bi-encoder.
-    """
-
-    config: DenseConfig
-
-    @nn.compact
-    def __call__(
-        self, tokens: TokenBatch, *, deterministic: bool = True
-    ) -> Float[Array, "B E"]:
-        """Encodes texts; ``deterministic=False`` draws dropout."""
-        cfg = self.config
-        encoder = BertEncoder(cfg.backbone, name="backbone")
-        # [B, T] -> [B, T, D]
-        output = encoder(tokens, deterministic=deterministic)
-        # [B, T, D] -> [B, D]
-        vectors = POOLING[cfg.pooling](output.states, output.mask)
-        if cfg.projection_size is not None:
-            # [B, D] -> [B, E]
-            vectors = Dense(cfg.projection_size, name="projection")(vectors)
-            vectors = PROJECTION_ACTIVATIONS[cfg.projection_activation](vectors)
-        return SIMILARITIES[cfg.similarity](vectors.astype(jnp.float32))
-
-
-def embedding_size(config: DenseConfig) -> int:
-    """Width ``E`` of the vectors.
-
-    Example::
-
-      >>> embedding_size(DenseConfig(projection_size=64))
-      64
-    """
-    return config.projection_size or config.backbone.hidden_size
-
-
-def tower_name(config: DenseConfig, side: Literal["query", "doc"]) -> str:
-    """The parameter tree that encodes this side.
-
-    Example::
-
-      >>> tower_name(DenseConfig(), "query")
-      'shared'
-    """
-    return side if side in TOWERS[config.towers] else "shared"
+        check_towers(self)
 
 
 def init_params(config: DenseConfig, rng: jax.Array) -> Params:
@@ -166,13 +92,7 @@ def init_params(config: DenseConfig, rng: jax.Array) -> Params:
       >>> sorted(init_params(config, jax.random.key(0)))
       ['doc', 'query']
     """
-    tokens = TokenBatch(jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool))
-    tower = DenseTower(config).init(rng, tokens)["params"]
-    # Copies, for a training step that donates its state may not own one array twice.
-    return {
-        name: jax.tree.map(jnp.array, tower) if number else tower
-        for number, name in enumerate(TOWERS[config.towers])
-    }
+    return init_towers(config, rng)
 
 
 def adapt_params(config: DenseConfig, params: Params, target: DenseConfig) -> Params:
@@ -188,16 +108,7 @@ def adapt_params(config: DenseConfig, params: Params, target: DenseConfig) -> Pa
     Raises:
       InputError: two towers cannot become one.
     """
-    if TOWERS[config.towers] == TOWERS[target.towers]:
-        return params
-    if target.towers == "shared":
-        raise InputError(
-            "towers", "two trained towers cannot become one", 'towers="separate"'
-        )
-    return {
-        name: jax.tree.map(jnp.array, params["shared"])
-        for name in TOWERS[target.towers]
-    }
+    return adapt_towers(config, params, target)
 
 
 def encode_query(
@@ -224,7 +135,7 @@ def encode_query(
       >>> encode_query(config, params, tokens).shape
       (2, 8)
     """
-    return _encode(config, params, tokens, "query", rng)
+    return apply_tower(config, params, tokens, "query", rng=rng)
 
 
 def encode_doc(
@@ -235,18 +146,23 @@ def encode_doc(
     rng: jax.Array | None = None,
 ) -> Float[Array, "B E"]:
     """Vectors ``[B, E]`` of documents ``[B, T]``; arguments as :func:`encode_query`."""
-    return _encode(config, params, tokens, "doc", rng)
+    return apply_tower(config, params, tokens, "doc", rng=rng)
 
 
-def _encode(
-    config: DenseConfig,
-    params: Params,
-    tokens: TokenBatch,
-    side: Literal["query", "doc"],
-    rng: jax.Array | None,
-) -> Array:
-    variables = {"params": params[tower_name(config, side)]}
-    tower: Any = DenseTower(config)  # linen's apply promises less than it gives
-    if rng is None:
-        return tower.apply(variables, tokens)
-    return tower.apply(variables, tokens, deterministic=False, rngs={"dropout": rng})
+def match(
+    config: DenseConfig, queries: Float[Array, "B E"], docs: Float[Array, "N E"]
+) -> Float[Array, "B N"]:
+    """Scores of every query with every document: inner products, in float32.
+
+    Args:
+      config: the bi-encoder.
+      queries: of :func:`encode_query`.
+      docs: of :func:`encode_doc`.
+
+    Example::
+
+      >>> match(DenseConfig(), jnp.eye(2), 3 * jnp.eye(2)).tolist()
+      [[3.0, 0.0], [0.0, 3.0]]
+    """
+    del config  # the similarity's normalisation is in the vectors
+    return jnp.einsum("BE,NE->BN", queries, docs, precision="highest")

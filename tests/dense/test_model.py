@@ -14,6 +14,7 @@ from jaxir.dense.model import (
     encode_doc,
     encode_query,
     init_params,
+    match,
     tower_name,
 )
 from jaxir.errors import InputError
@@ -152,3 +153,13 @@ def test_one_tower_becomes_two_and_not_the_reverse():
     np.testing.assert_array_equal(encode_query(two, both, batch), expected)
     with pytest.raises(InputError, match="two trained towers cannot become one"):
         adapt_params(two, both, CONFIG)
+
+
+def test_match_is_the_inner_product():
+    params = params_of(CONFIG)
+    queries = encode_query(CONFIG, params, tokens())
+    docs = encode_doc(CONFIG, params, tokens(rows=5, seed=1))
+    found = match(CONFIG, queries, docs)
+    np.testing.assert_allclose(
+        found, np.asarray(queries) @ np.asarray(docs).T, atol=1e-6
+    )
