@@ -1,7 +1,8 @@
 """Texts to vectors: a whole collection into memory-mapped shards, or a few texts.
 
 Batches are those of :mod:`jaxir.bucketing`; while the devices encode a shard, the next
-one is tokenized.
+one is tokenized.  What a text becomes need not be one vector: the weights of a q-net
+are a pytree whose leaves have the texts as their first axis.
 """
 
 import json
@@ -25,7 +26,7 @@ from jaxir.families import family
 from jaxir.files import atomic_file
 from jaxir.mesh import make_mesh, num_shards, replicated
 from jaxir.progress import progress_bar, say
-from jaxir.text import bucket_lengths
+from jaxir.text import bucket_lengths, bucket_of
 from jaxir.types import TokenBatch
 
 __all__ = [
@@ -100,42 +101,89 @@ class TextEncoder:
             texts = [self.template.format(text=text) for text in texts]
         return self.tokenizer.encode(texts, self.max_length)
 
-    def start(self, ids: Sequence[np.ndarray], batch: Batch) -> jax.Array:
-        """Enqueues a batch; the result ``[rows, ...]`` is fetched by ``np.asarray``."""
+    def start(self, ids: Sequence[np.ndarray], batch: Batch) -> Any:
+        """Enqueues a batch; each leaf ``[rows, ...]`` is fetched by ``np.asarray``."""
         return start_batch(
             self._compute, ids, batch, pad_id=self.tokenizer.pad_id, mesh=self.mesh
         )
 
+    def on_devices(self, texts: Sequence[str], rows: int) -> Any:
+        """Representations of a few texts in one batch, left on the devices.
+
+        The q-nets of a batch can be a hundred megabytes, which the host need not see.
+
+        Args:
+          texts: at least one, at most ``rows``; the last one fills the batch up.
+          rows: of the batch; compiled once for each number and each length of
+            ``text.bucket_lengths``.
+
+        Returns:
+          Leaves ``[rows, ...]``.
+        """
+        ids = self.tokenize(texts)
+        longest = max(len(tokens) for tokens in ids)
+        length = bucket_of(longest, bucket_lengths(self.max_length))
+        # A repeated text and not an empty one: no padding that could give NaN.
+        filled = np.minimum(np.arange(rows), len(ids) - 1)
+        return self.start(ids, Batch(filled, (rows, length)))
+
+    def rows_within(self, num_bytes: int, *, at_most: int) -> int:
+        """Texts of a batch whose representations fit in so many bytes; at least one.
+
+        Args:
+          num_bytes: of all devices together.
+          at_most: texts.
+
+        Returns:
+          A multiple of the devices that share a batch.
+        """
+        shape = (1, bucket_lengths(self.max_length)[0])
+        one = TokenBatch(
+            jax.ShapeDtypeStruct(shape, np.int32), jax.ShapeDtypeStruct(shape, bool)
+        )
+        leaves = jax.tree.leaves(jax.eval_shape(self._compute, one))
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        rows, devices = min(max(num_bytes // size, 1), at_most), num_shards(self.mesh)
+        return -(-rows // devices) * devices
+
     def encode_ids(
         self, ids: Sequence[np.ndarray], *, fill: bool = False
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    ) -> Iterator[tuple[np.ndarray, Any]]:
         """Positions and vectors of each batch; see ``bucketing.run_batches``."""
         return run_batches(
             self._compute, ids, max_length=self.max_length, mesh=self.mesh,
             pad_id=self.tokenizer.pad_id, batch_tokens=self.batch_tokens, fill=fill,
         )  # fmt: skip
 
-    def _compute(self, tokens: TokenBatch) -> jax.Array:
+    def _compute(self, tokens: TokenBatch) -> Any:
         return self._encode(self._params, tokens)
 
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors ``[len(texts), E]`` of texts, in their order."""
+    def __call__(self, texts: Sequence[str]) -> Any:
+        """Vectors ``[len(texts), E]`` of texts, in their order, in host memory.
+
+        A pytree of numpy arrays where a text becomes one.
+        """
         ids = self.tokenize(texts)
-        out: np.ndarray | None = None
-        for rows, vectors in self.encode_ids(ids):
+        out: Any = None
+        for rows, found in self.encode_ids(ids):
             if out is None:
-                out = np.empty((len(texts), *vectors.shape[1:]), vectors.dtype)
-            out[rows] = vectors
+                out = jax.tree.map(partial(_room, len(texts)), found)
+            for whole, part in zip(*map(jax.tree.leaves, (out, found)), strict=True):
+                whole[rows] = part
         if out is None:
             shape = (2 * num_shards(self.mesh), bucket_lengths(self.max_length)[0])
             empty = self.start([], Batch(np.zeros(0, np.int64), shape))
-            return np.zeros((0, *empty.shape[1:]), empty.dtype)
+            return jax.tree.map(partial(_room, 0), empty)
         return out
+
+
+def _room(rows: int, like: Any) -> np.ndarray:
+    return np.empty((rows, *like.shape[1:]), like.dtype)
 
 
 def encode_texts(
     model: Model, texts: Sequence[str], *, side: Side, mesh: Mesh | None = None
-) -> np.ndarray:
+) -> Any:
     """Vectors of a few texts.
 
     Args:
@@ -145,7 +193,8 @@ def encode_texts(
       mesh: devices that share the work; by default all.
 
     Returns:
-      float32 ``[len(texts), E]``.
+      float32 ``[len(texts), E]``; of a Hypencoder's queries the weights of their q-nets
+      (:class:`jaxir.hyper.qnet.QNetWeights`), each ``[len(texts), ...]``.
     """
     return TextEncoder(model, side=side, mesh=mesh)(texts)
 
