@@ -1,8 +1,8 @@
 """Towers: an encoder, a pooling of its token states, a projection, a similarity.
 
 What the bi-encoder and every family whose documents are vectors have in common.
-Queries and documents share one tower or have one each; a configuration says which by its
-fields ``backbone``, ``pooling``, ``similarity``, ``projection_size``,
+Queries and documents share one tower or have one each; a configuration says which by
+its fields ``backbone``, ``pooling``, ``similarity``, ``projection_size``,
 ``projection_activation`` and ``towers``.
 """
 
