@@ -1,34 +1,29 @@
 """Opening an index of any kind, and searching it.
 
-Every kind is one function in :data:`OPENERS`, from the directory to a function that
-ranks a batch of texts; :class:`Searcher` is the same for all of them.
+What opens each kind of index stands in ``jaxir/openers.py``; :class:`Searcher` is the
+same for all of them.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxir.errors import InputError
 from jaxir.manifest import DocIdFile, Manifest, read_manifest
+from jaxir.openers import MODES, OPENERS, QUERY_BATCHES, Opening, RankTexts
 from jaxir.progress import progress_bar
 from jaxir.types import Ranking
 
 if TYPE_CHECKING:
     from jaxir.checkpoints.model_dir import Model
+    from jaxir.hyper.graph import GraphSearchConfig
 
-__all__ = ["OPENERS", "Searcher", "open_index", "search"]
+__all__ = ["Searcher", "open_index", "search"]
 
 Run = dict[str, dict[str, float]]
-
-RankTexts = Callable[[Sequence[str], int], Ranking]
-"""``rank(texts, k) -> Ranking`` of numpy arrays ``[len(texts), k]``."""
-
-QUERY_BATCHES = (1, 8, 64)
-"""Queries searched together: each number is compiled once for each ``k``."""
 
 
 class Searcher:
@@ -39,11 +34,21 @@ class Searcher:
       num_docs: documents in it.
       doc_ids: the collection's own ids by row, read on demand.
       manifest: what the index says of itself.
+      mode: ``"exhaustive"`` or ``"graph"``.
+      docs_scored: documents whose score was computed, over all queries so far; that
+        many times ``num_docs`` where every document is scored.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest, rank: RankTexts) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        manifest: Manifest,
+        rank: RankTexts,
+        *,
+        mode: str = "exhaustive",
+    ) -> None:
         self.directory, self.manifest, self._rank = directory, manifest, rank
-        self.kind = manifest.kind
+        self.kind, self.mode, self.docs_scored = manifest.kind, mode, 0
         self.num_docs = int(manifest.counts["docs"])
         self.doc_ids: Sequence[str] = DocIdFile(directory)
 
@@ -59,17 +64,20 @@ class Searcher:
 
         Returns:
           Rows and scores ``[len(texts), k]`` as numpy arrays; ties by the lower row,
-          missing results with id -1 and score -inf.
+          missing results (``k`` above the number of documents, or of those a graph
+          search came by) with id -1 and score -inf.  An empty text is a query like any
+          other: a model reads its special tokens, BM25 finds nothing.
 
         Raises:
-          InputError: ``k`` is not positive.
+          InputError: ``k`` is not positive; vectors or q-nets that are not finite.
         """
         if k < 1:
             raise InputError("k", str(k), "at least 1")
-        parts = [
-            self._rank(texts[start : start + QUERY_BATCHES[-1]], k)
-            for start in range(0, len(texts), QUERY_BATCHES[-1])
-        ]
+        parts = []
+        for start in range(0, len(texts), QUERY_BATCHES[-1]):
+            found = self._rank(texts[start : start + QUERY_BATCHES[-1]], k)
+            parts.append(found.ranking)
+            self.docs_scored += found.scored
         if not parts:
             return Ranking(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32))
         return Ranking(*(np.concatenate(column) for column in zip(*parts, strict=True)))
@@ -103,92 +111,26 @@ class Searcher:
         return run
 
 
-def _open_bm25(
-    directory: Path, manifest: Manifest, model: "Model | str | None"
-) -> RankTexts:
-    from jaxir.bm25 import load_bm25
-
-    if model is not None:
-        raise InputError("model", "given for a BM25 index", "no model")
-    return load_bm25(directory / "bm25").search
-
-
-def _open_dense(
-    directory: Path, manifest: Manifest, model: "Model | str | None"
-) -> RankTexts:
-    from jaxir.dense.vectors import open_vectors
-    from jaxir.encode import TextEncoder
-
-    loaded = _model_of(directory, manifest, model)
-    encoder = TextEncoder(loaded, side="query")
-    paths = [directory / name for name in manifest.details["shards"]]
-    vectors = open_vectors([np.load(path, mmap_mode="r") for path in paths])
-
-    def rank(texts: Sequence[str], k: int) -> Ranking:
-        queries = encoder(texts)
-        if queries.shape[1] != vectors.width:
-            raise InputError(
-                directory,
-                f"vectors of width {vectors.width}",
-                f"width {queries.shape[1]}, the model's",
-                "search with the model that built the index",
-            )
-        rows = next(size for size in QUERY_BATCHES if size >= len(texts))
-        padded = np.zeros((rows, queries.shape[1]), np.float32)
-        padded[: len(texts)] = queries
-        ranking = vectors.search(padded, k)
-        return Ranking(*(part[: len(texts)] for part in ranking))
-
-    return rank
-
-
-def _model_of(
-    directory: Path, manifest: Manifest, model: "Model | str | None"
-) -> "Model":
-    """The model given, the copy in the index, or the one at the remembered path."""
-    from jaxir.checkpoints.model_dir import load_model
-
-    where = "model" if model is not None else directory
-    if model is None:
-        copy = directory / "model"
-        model = os.fspath(copy) if copy.is_dir() else manifest.details["model_path"]
-        elsewhere = model.startswith(("hf:", "package:"))
-        if not (elsewhere or (model and Path(model).exists())):
-            raise InputError(
-                directory,
-                f"its model is no longer at {model or 'any path'}",
-                remedy="say where it is with --model",
-            )
-    loaded = load_model(model) if isinstance(model, str) else model
-    if loaded.fingerprint != manifest.model_fingerprint:
-        raise InputError(
-            where,
-            f"a model with fingerprint {loaded.fingerprint[:12]}",
-            f"{manifest.model_fingerprint[:12]}, which encoded the documents",
-            "search with that model or build the index again",
-        )
-    return loaded
-
-
-Opener = Callable[[Path, Manifest, "Model | str | None"], RankTexts]
-
-OPENERS: Mapping[str, Opener] = MappingProxyType(
-    {"bm25": _open_bm25, "dense": _open_dense}
-)
-"""What opens an index of each kind."""
-
-
 def open_index(
-    directory: str | os.PathLike, *, model: "Model | str | None" = None
+    directory: str | os.PathLike,
+    *,
+    model: "Model | str | None" = None,
+    mode: str = "exhaustive",
+    graph: "GraphSearchConfig | None" = None,
 ) -> Searcher:
     """Opens an index.
 
     Args:
       directory: what ``build_index`` wrote.
       model: encodes the queries; by default the index's own.
+      mode: ``"exhaustive"`` scores every document; ``"graph"`` walks along the graph
+        of neighbours of a Hypencoder's index and scores what it comes by.
+      graph: settings of the graph search, a ``jaxir.hyper.graph.GraphSearchConfig``.
 
     Raises:
-      InputError: no index, a damaged one, or one that another model encoded.
+      InputError: no index, a damaged one, or one that another model encoded; a mode
+        that its kind does not have; a graph search without a graph, or with that of
+        other vectors.
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
@@ -199,8 +141,19 @@ def open_index(
             "one of " + ", ".join(OPENERS),
             "a newer jaxir may know it",
         )
-    rank = OPENERS[manifest.kind](directory, manifest, model)
-    return Searcher(directory, manifest, rank)
+    if mode not in MODES:
+        raise InputError("mode", repr(mode), "one of " + ", ".join(MODES))
+    if mode == "graph" and manifest.kind != "hypencoder":
+        raise InputError(
+            directory, f"an index of kind {manifest.kind!r} in mode 'graph'",
+            "one of kind 'hypencoder'", "search it without a mode",
+        )  # fmt: skip
+    if graph is not None and mode != "graph":
+        raise InputError(
+            "graph", f"settings of the graph search in mode {mode!r}", "mode 'graph'"
+        )
+    rank = OPENERS[manifest.kind](Opening(directory, manifest, model, mode, graph))
+    return Searcher(directory, manifest, rank, mode=mode)
 
 
 def search(

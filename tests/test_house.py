@@ -22,15 +22,15 @@ FAMILIES = {"dense", "lm", "rank", "hyper", "pq", "sparse"}
 LAYERS = [
     {"__init__", "errors", "files", "progress", "types"},
     {"numerics", "text", "text_backends", "pairs", "data", "manifest"},
-    {"topk", "losses", "mesh", "bucketing"},
+    {"topk", "losses", "mesh", "bucketing", "vectors", "blocks"},
     {"nn"},
     FAMILIES,
     {"families"},
     {"checkpoints", "train"},
     {
         "bm25", "encode", "evaluate", "fit", "fuse", "index", "label", "mine",
-        "measures", "plots", "pretrain", "report", "rerank", "reranker", "scorers",
-        "search", "significance", "style", "tables", "validate",
+        "measures", "openers", "plots", "pretrain", "report", "rerank", "reranker",
+        "scorers", "search", "significance", "style", "tables", "validate",
     },
     {"export"},
     {"serve"},
