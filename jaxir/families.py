@@ -45,9 +45,11 @@ class Family(NamedTuple):
         this configuration reads; None where lists of documents are not learned from.
       needs_positive: ``needs_positive(losses) -> bool``, whether a list without a
         positive has nothing to teach; not so where a teacher's scores suffice.
-      encode_query: ``encode_query(config, params, tokens) -> array``; None for models
-        that read query and document together.
+      encode_query: ``encode_query(config, params, tokens) -> array`` or pytree; None
+        for models that read query and document together.
       encode_doc: ``encode_doc(config, params, tokens) -> array``, or None.
+      match: ``match(config, queries, docs) -> [B, N]`` scores of every query with every
+        document, of what the two encoders give; None where there are none.
       score: ``score(config, params, tokens) -> [B]`` of joint texts, or None.
       logical_axes: ``logical_axes(config)``, by which the parameters can be split over
         devices; None where they are always whole.
@@ -63,6 +65,7 @@ class Family(NamedTuple):
     needs_positive: Callable[[Any], bool] = lambda losses: True
     encode_query: Callable | None = None
     encode_doc: Callable | None = None
+    match: Callable | None = None
     score: Callable | None = None
     logical_axes: Callable | None = None
 
@@ -117,6 +120,7 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
             needs_positive=_by_contrast,
             encode_query=dense_model.encode_query,
             encode_doc=dense_model.encode_doc,
+            match=dense_model.match,
         ),
         "rank_t5": Family(
             kind="rank_t5",
