@@ -35,7 +35,8 @@ from jaxir.mesh import make_mesh
 from jaxir.nn.partitioning import FULLY_SHARDED, TENSOR_PARALLEL, sharding_rule
 from jaxir.progress import say
 from jaxir.text import load_tokenizer
-from jaxir.train.loop import TrainConfig, train
+from jaxir.train.config import TrainConfig, check_settings
+from jaxir.train.loop import train
 from jaxir.train.optimizers import OptimizerConfig
 from jaxir.train.step import ShardingRule
 from jaxir.validate import ValidationConfig, make_validation
@@ -343,6 +344,7 @@ def fit(
             "make one of it with reranker.load_reranker, as gin/models/t5 does",
         )
     check_losses(model.kind, loss)
+    check_settings(loop, optimizer)  # before any text is tokenized
     pipeline = row.texts(model.config, pipeline)
     mesh, rule = place(row, model.config, partition)
     evaluate = None

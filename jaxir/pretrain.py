@@ -30,7 +30,8 @@ from jaxir.lm import masked
 from jaxir.mesh import put_batch
 from jaxir.progress import say
 from jaxir.text import Tokenizer
-from jaxir.train.loop import TrainConfig, train
+from jaxir.train.config import TrainConfig, check_settings
+from jaxir.train.loop import train
 from jaxir.train.optimizers import OptimizerConfig
 from jaxir.types import Params, Task
 
@@ -216,6 +217,10 @@ def pretrain(
             f"{objective.config_class.__name__} for a model of kind {model.kind!r}",
         )  # fmt: skip
     check_losses(model.kind, loss)
+    # Mistakes are told before the texts are tokenized, which may take an hour.
+    check_settings(loop, optimizer)
+    task = family(model.kind).make_task(model.config, loss)
+    mesh, rule = place(family(model.kind), model.config, partition)
     if isinstance(collections, str | Collection):
         collections = (collections,)
     names = ", ".join(
@@ -232,8 +237,6 @@ def pretrain(
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
-    task = family(model.kind).make_task(model.config, loss)
-    mesh, rule = place(family(model.kind), model.config, partition)
     evaluate = None
     if holdout is not None:
         chunks, held = chunks.hold_out(holdout, data.seed)

@@ -136,6 +136,30 @@ def test_mistakes(t5_tokenizer, tiny_model, tiny_collection, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": OptimizerConfig(warmup=9)}, "warmup: 9; expected a fraction"),
+        ({"optimizer": OptimizerConfig(schedule="x")}, "schedule: 'x'; expected const"),
+        ({"optimizer": OptimizerConfig(name="x")}, "name: 'x'; expected adamw"),
+        ({"loop": TrainConfig(epochs=1, save_every=0)}, "save_every: 0; expected 1"),
+        ({"loop": TrainConfig(total_steps=1, mode="best")}, "mode: 'best'; expected"),
+        ({"loop": TrainConfig(epochs=0)}, "total_steps: 0; expected 1 or more"),
+        ({"partition": fit.PartitionConfig(model_parallel=3)}, "model_parallel|3"),
+    ],
+)
+def test_settings_come_before_the_texts(
+    t5_tokenizer, tmp_path, monkeypatch, changes, message
+):
+    def opened(*args, **kwargs):
+        raise AssertionError("texts were tokenized")
+
+    monkeypatch.setattr(pretrain, "open_chunks", opened)
+    with pytest.raises(InputError, match=message):
+        run(t5(t5_tokenizer), tmp_path / "absent", tmp_path / "out", steps=8, **changes)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_file_without_run_trains_on_lists(tmp_path):
     file = tmp_path / "plain.gin"
     lines = ["from __gin__ import dynamic_registration", "from jaxir import fit",

@@ -2,11 +2,14 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxir.errors import InputError
+from jaxir.train.optimizers import OptimizerConfig, make_optimizer
 
-__all__ = ["Durations", "TrainConfig", "resolve_durations"]
+__all__ = ["Durations", "TrainConfig", "check_settings", "resolve_durations"]
+
+_ENDLESS = 2**31  # steps of an epoch whose length is not known yet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,3 +111,27 @@ def resolve_durations(
         total if config.eval_every is None else steps("eval_every", config.eval_every),
         steps("save_every", config.save_every),
     )
+
+
+def check_settings(config: TrainConfig, optimizer: Any) -> None:
+    """Raises what training would, as far as it can be told before there are data.
+
+    Of epochs the steps are not known: a warm-up in steps may still be too long.
+
+    Args:
+      config: of the loop.
+      optimizer: its configuration, or any optax transformation, which has none.
+
+    Raises:
+      InputError: a setting out of range, an unknown name, a warm-up longer than the
+        run.
+    """
+    if config.mode not in ("max", "min"):
+        raise InputError("mode", repr(config.mode), "max | min")
+    if config.patience is not None and config.patience < 1:
+        raise InputError("patience", str(config.patience), "1 or more evaluations")
+    if config.accumulate < 1:
+        raise InputError("accumulate", str(config.accumulate), "1 or more")
+    times = resolve_durations(config, _ENDLESS)
+    if isinstance(optimizer, OptimizerConfig):
+        make_optimizer(optimizer, times.total_steps)

@@ -17,7 +17,7 @@ from jaxir.checkpoints.state import StateStore
 from jaxir.errors import InputError
 from jaxir.mesh import any_process, make_mesh, put_batch
 from jaxir.progress import say
-from jaxir.train.config import TrainConfig, resolve_durations
+from jaxir.train.config import TrainConfig, check_settings, resolve_durations
 from jaxir.train.interrupt import TrainingInterrupted, collect_signals
 from jaxir.train.optimizers import (
     OptimizerConfig,
@@ -180,10 +180,7 @@ def train(
       NonFiniteLoss: the loss or its gradient is not finite; checkpoints stay good.
       TrainingInterrupted: a signal came; what was done is saved.
     """
-    if config.mode not in ("max", "min"):
-        raise InputError("mode", repr(config.mode), "max | min")
-    if config.patience is not None and config.patience < 1:
-        raise InputError("patience", str(config.patience), "1 or more evaluations")
+    check_settings(config, optimizer)
     work_dir = Path(work_dir)
     mesh = make_mesh() if mesh is None else mesh
 

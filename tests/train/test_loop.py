@@ -6,6 +6,7 @@ import signal
 
 import jax
 import numpy as np
+import optax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from train.tiny_task import Stream, distance, equal, linear_task
@@ -14,7 +15,12 @@ from jaxir import progress
 from jaxir.checkpoints.state import StateStore
 from jaxir.errors import InputError
 from jaxir.mesh import make_mesh
-from jaxir.train.config import Durations, TrainConfig, resolve_durations
+from jaxir.train.config import (
+    Durations,
+    TrainConfig,
+    check_settings,
+    resolve_durations,
+)
 from jaxir.train.loop import NonFiniteLoss, TrainingInterrupted, train
 from jaxir.train.optimizers import OptimizerConfig
 from jaxir.train.writers import read_metrics
@@ -323,6 +329,7 @@ def test_durations():
         ({"log_every": 1.5}, "log_every: 1.5; expected steps, or a fraction"),
         ({"mode": "best"}, "mode: 'best'; expected max | min"),
         ({"patience": 0}, "patience: 0; expected 1 or more"),
+        ({"accumulate": 0}, "accumulate: 0; expected 1 or more"),
         ({"metric": "nDCG"}, "metric: 'nDCG' is None; expected a number; evaluated: d"),
     ],
 )
@@ -331,6 +338,14 @@ def test_bad_configurations(tmp_path, changes, message):
     with pytest.raises(InputError) as error:
         go(tmp_path, config, evaluate=distance)
     assert message in str(error.value)
+
+
+def test_settings_are_checked_without_data():
+    long = OptimizerConfig(warmup=10**6)
+    check_settings(TrainConfig(epochs=0.5), long)  # may be right
+    check_settings(TrainConfig(total_steps=1), optax.sgd(1.0))
+    with pytest.raises(InputError, match=r"warmup: 1000000; expected .* 0 to 7 steps"):
+        check_settings(TrainConfig(total_steps=7), long)
 
 
 def test_epochs_of_unknown_length():
