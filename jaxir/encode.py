@@ -32,6 +32,7 @@ from jaxir.types import TokenBatch
 __all__ = [
     "EncodedCorpus",
     "TextEncoder",
+    "compiled_match",
     "encode_corpus",
     "encode_texts",
 ]
@@ -48,11 +49,28 @@ def _compiled(kind: str, side: Side, config: Any) -> Callable:
     chosen = family(kind)
     encode = chosen.encode_query if side == "query" else chosen.encode_doc
     if encode is None:
-        raise InputError(
-            "model", f"of kind {kind!r}, which gives no vectors", "a bi-encoder",
-            "a cross-encoder serves `jaxir rerank`",
-        )  # fmt: skip
+        raise _without_vectors(kind)
     return jax.jit(partial(encode, config))
+
+
+@lru_cache(maxsize=32)
+def compiled_match(kind: str, config: Any) -> Callable:
+    """``match(queries, docs) -> [B, N]`` of what the encoders of both sides give.
+
+    Raises:
+      InputError: the kind has none, for it reads query and document together.
+    """
+    match = family(kind).match
+    if match is None:
+        raise _without_vectors(kind)
+    return jax.jit(partial(match, config))
+
+
+def _without_vectors(kind: str) -> InputError:
+    return InputError(
+        "model", f"of kind {kind!r}, which gives no vectors", "a bi-encoder",
+        "a cross-encoder serves `jaxir rerank`",
+    )  # fmt: skip
 
 
 class TextEncoder:

@@ -6,6 +6,7 @@ scores out.  A family that can score adds a row to :data:`SCORERS`.
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +22,9 @@ __all__ = [
     "make_scorer",
 ]
 
+QUERY_BYTES = 1 << 27
+"""Of the queries' representations scored with together."""
+
 Scorer = Callable[[Sequence[str], Sequence[Sequence[str]]], list[np.ndarray]]
 """``scorer(queries, docs)``: scores ``[L]`` of each query text's document texts."""
 
@@ -32,10 +36,12 @@ def bi_encoder_scorer(
     max_length: int | None = None,
     **options: Any,
 ) -> Scorer:
-    """Scores by the inner product of a bi-encoder's vectors.
+    """Scores by what queries and documents become apart from each other.
 
-    A model of cosine similarity gives normalised vectors, so that the product is its
-    cosine.  Vectors of recent documents are kept, since lists share documents.
+    By the inner product of a bi-encoder's vectors: a model of cosine similarity gives
+    normalised ones, so that the product is its cosine.  By a Hypencoder's q-net, which
+    is made once for each query.  Vectors of recent documents are kept, since lists
+    share documents.
 
     Args:
       model: from ``load_model``.
@@ -45,8 +51,10 @@ def bi_encoder_scorer(
     """
     from jaxir.encode import TextEncoder
 
-    encode_query = TextEncoder(model, side="query", **options)
+    query_encoder = TextEncoder(model, side="query", **options)
     encode_doc = TextEncoder(model, side="doc", max_length=max_length, **options)
+    match = _own_match(model.kind, model.config)
+    rows = query_encoder.rows_within(QUERY_BYTES, at_most=8)
     kept: OrderedDict[str, np.ndarray] = OrderedDict()
 
     def scorer(
@@ -56,11 +64,19 @@ def bi_encoder_scorer(
         fresh = [text for text in texts if text not in kept]
         if fresh:
             kept.update(zip(fresh, encode_doc(fresh), strict=True))
-        scores = []
-        for vector, group in zip(encode_query(list(queries)), docs, strict=True):
-            rows = [kept[text] for text in group]
-            product = np.stack(rows) @ vector if rows else np.zeros(0)
-            scores.append(product.astype(np.float32))
+        scores: list[np.ndarray] = []
+        for start in range(0, len(queries), rows):
+            groups = docs[start : start + rows]
+            vectors = [[kept[text] for text in group] for group in groups]
+            block = _rectangle(vectors, rows)
+            if block is None:  # no query has a document
+                scores += [np.zeros(0, np.float32) for _ in groups]
+                continue
+            made = query_encoder.on_devices(queries[start : start + rows], rows)
+            found = np.asarray(match(made, block), np.float32)
+            # strict would mind the queries that fill the batch up
+            pairs = zip(found, groups, strict=False)
+            scores += [row[: len(group)].copy() for row, group in pairs]
         for text in texts:
             kept.move_to_end(text)
         while len(kept) > keep:
@@ -68,6 +84,34 @@ def bi_encoder_scorer(
         return scores
 
     return scorer
+
+
+@lru_cache(maxsize=8)
+def _own_match(kind: str, config: Any) -> Callable:
+    """``match(queries, docs [B, L, W]) -> [B, L]``, each query with its own list."""
+    import jax
+
+    from jaxir.encode import compiled_match
+
+    match = compiled_match(kind, config)
+
+    def own(query: Any, docs: Any) -> Any:
+        return match(jax.tree.map(lambda x: x[None], query), docs)[0]
+
+    return jax.jit(jax.vmap(own))
+
+
+def _rectangle(groups: list[list[np.ndarray]], rows: int) -> np.ndarray | None:
+    """Lists of vectors as ``[rows, L, W]``, zeros at padding, ``L`` a power of two."""
+    longest = max(map(len, groups))
+    if not longest:
+        return None
+    like = next(group[0] for group in groups if group)
+    block = np.zeros((rows, 1 << (longest - 1).bit_length(), *like.shape), like.dtype)
+    for out, group in zip(block, groups, strict=False):
+        if group:
+            out[: len(group)] = group
+    return block
 
 
 def cross_encoder_scorer(model: Any, **options: Any) -> Scorer:
@@ -86,6 +130,7 @@ def cross_encoder_scorer(model: Any, **options: Any) -> Scorer:
 SCORERS: Mapping[str, Callable[..., Scorer]] = MappingProxyType(
     {
         "dense": bi_encoder_scorer,
+        "hypencoder": bi_encoder_scorer,
         "rank_bert": cross_encoder_scorer,
         "rank_t5": cross_encoder_scorer,
     }

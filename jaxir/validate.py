@@ -4,19 +4,22 @@ A full evaluation encodes the whole corpus.  During training the corpus is cut t
 judged documents of a sample of queries and a sample of others, so figures are higher
 than the full ones; they rank checkpoints of one run.
 
-A cross-encoder has no vectors to search with: it reranks the candidates that a run has
+A retriever scores every document of that corpus as its family matches queries and
+documents: by an inner product, or by the q-net that a query has become.  A
+cross-encoder has no vectors to search with: it reranks the candidates that a run has
 for the same sample of queries, and its figures are those of the reranked run.
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from jaxir.checkpoints.model_dir import Model
 from jaxir.data.collection import Collection
 from jaxir.data.formats import Run, run_lines
-from jaxir.encode import encode_texts
+from jaxir.encode import TextEncoder, compiled_match, encode_texts
 from jaxir.errors import InputError
 from jaxir.evaluate import evaluate
 from jaxir.families import family
@@ -24,6 +27,12 @@ from jaxir.topk import top_k
 from jaxir.types import Params
 
 __all__ = ["ValidationConfig", "ValidationSample", "draw_sample", "make_validation"]
+
+QUERY_BYTES = 1 << 27
+"""Of the representations searched with together: a q-net of 6 x 768 has 14 MB."""
+
+BLOCK_ROWS = 2_048
+"""Documents scored together: a q-net's states of 8 queries are 50 MB."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,30 +141,46 @@ def _searching(
     config: ValidationConfig,
     sample: ValidationSample,
 ) -> Callable[[Model], Run]:
-    """A bi-encoder's run over the reduced corpus."""
-    del model, config
+    """A retriever's run over the reduced corpus, as its family matches."""
+    del config
     doc_ids = [collection.docs.doc_id(int(row)) for row in sample.doc_rows]
     doc_texts = collection.docs.texts(sample.doc_rows)
+    names, texts = list(sample.queries), list(sample.queries.values())
     depth = min(100, len(doc_ids))
+    match = compiled_match(model.kind, model.config)
 
     def make_run(current: Model) -> Run:
-        queries = encode_texts(current, list(sample.queries.values()), side="query")
         docs = encode_texts(current, doc_texts, side="doc")
-        ranking = top_k(queries @ docs.T, depth)
-        return {
-            query_id: {
-                doc_ids[row]: float(score)
-                for row, score in zip(rows, scores, strict=True)
-            }
-            for query_id, rows, scores in zip(
-                sample.queries,
-                np.asarray(ranking.doc_ids),
-                np.asarray(ranking.scores),
-                strict=True,
-            )
-        }
+        encoder = TextEncoder(current, side="query")
+        rows = encoder.rows_within(QUERY_BYTES, at_most=64)
+        run: Run = {}
+        for start in range(0, len(names), rows):
+            batch = slice(start, start + rows)
+            queries = encoder.on_devices(texts[batch], rows)
+            ranking = top_k(_scores(match, queries, docs), depth)
+            columns = map(np.asarray, (ranking.doc_ids, ranking.scores))
+            # strict would mind the texts that fill the last batch up
+            for name, ids, scores in zip(names[batch], *columns, strict=False):
+                run[name] = {
+                    doc_ids[row]: float(score)
+                    for row, score in zip(ids, scores, strict=True)
+                    if row >= 0  # none where a diverged model's score is NaN
+                }
+        return run
 
     return make_run
+
+
+def _scores(match: Callable, queries: Any, docs: np.ndarray) -> np.ndarray:
+    """Scores ``[B, N]`` in host memory, of blocks of documents of one shape."""
+    rows = min(BLOCK_ROWS, len(docs))
+    parts = []
+    for start in range(0, len(docs), rows):
+        # The last block reaches back over documents that are scored already.
+        first = min(start, len(docs) - rows)
+        found = np.asarray(match(queries, docs[first : first + rows]))
+        parts.append(found[:, start - first :])
+    return np.concatenate(parts, axis=1)
 
 
 def _reranking(

@@ -9,7 +9,7 @@ from tiny_rerankers import tiny_reranker
 
 from jaxir import encode
 from jaxir.data.collection import open_collection
-from jaxir.encode import TextEncoder, encode_corpus, encode_texts
+from jaxir.encode import TextEncoder, compiled_match, encode_corpus, encode_texts
 from jaxir.errors import InputError
 from jaxir.mesh import make_mesh
 
@@ -62,6 +62,8 @@ def test_a_model_without_vectors(tmp_path):
     model = tiny_reranker("encdec", tmp_path)
     with pytest.raises(InputError, match="kind 'rank_t5', which gives no vectors"):
         TextEncoder(model, side="doc")
+    with pytest.raises(InputError, match="kind 'rank_t5', which gives no vectors"):
+        compiled_match(model.kind, model.config)
 
 
 @pytest.mark.parametrize("shard_rows", [5, 12, 100])
