@@ -108,7 +108,7 @@ def adapt_params(config: DenseConfig, params: Params, target: DenseConfig) -> Pa
     Raises:
       InputError: two towers cannot become one.
     """
-    return adapt_towers(config, params, target)
+    return adapt_towers(params, target.towers)
 
 
 def encode_query(

@@ -35,6 +35,7 @@ __all__ = [
     "apply_all",
     "apply_own",
     "flops",
+    "standardize",
 ]
 
 QNET_ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
@@ -243,6 +244,26 @@ def flops(spec: QNetSpec) -> int:
     return 2 * spec.num_vectors * (sum(a * b for a, b in pairs) + spec.hidden[-1])
 
 
+def standardize(
+    x: Float[Array, "*batch dim"], eps: float
+) -> Float[Array, "*batch dim"]:
+    """Layer normalisation of the last axis without parameters, in float32.
+
+    Args:
+      x: any shape.
+      eps: added to the variance.
+
+    Example::
+
+      >>> standardize(jnp.array([1.0, 3.0]), 1e-5).round(2).tolist()
+      [-1.0, 1.0]
+    """
+    width = x.shape[-1]
+    one, zero = jnp.ones(width), jnp.zeros(width)
+    rows = layer_norm(x.reshape(-1, width).astype(jnp.float32), one, zero, eps)
+    return rows.reshape(x.shape)
+
+
 _einsum = partial(
     jnp.einsum, precision="highest", preferred_element_type=jnp.float32
 )  # float32 is not cut to TF32 or bfloat16, as accelerators do unless told
@@ -288,21 +309,14 @@ def _finish(spec: QNetSpec, i: int, x: Array, y: Array, gate: Array | None) -> A
     """A block's result of its input and its affine map: all but the product."""
     y = QNET_ACTIVATIONS[spec.activation](y)
     if spec.layer_norm and spec.norm_before_residual:
-        y = _norm(y, spec.norm_eps)
+        y = standardize(y, spec.norm_eps)
     if gate is not None:
         y = y * gate.astype(y.dtype)
     if spec.residuals[i]:
         y = y + x.reshape(-1, *x.shape[-2:]).astype(y.dtype)
     if spec.layer_norm and not spec.norm_before_residual:
-        y = _norm(y, spec.norm_eps)
+        y = standardize(y, spec.norm_eps)
     return y.astype(x.dtype)
-
-
-def _norm(x: Array, eps: float) -> Array:
-    """Layer normalisation without parameters."""
-    width = x.shape[-1]
-    one, zero = jnp.ones(width), jnp.zeros(width)
-    return layer_norm(x.reshape(-1, width), one, zero, eps).reshape(x.shape)
 
 
 def _best(spec: QNetSpec, scores: Array) -> Array:

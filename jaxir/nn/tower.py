@@ -200,29 +200,28 @@ def init_towers(config: Any, rng: jax.Array) -> Params:
     }
 
 
-def adapt_towers(config: Any, params: Params, target: Any) -> Params:
-    """Towers of one configuration for another that starts from them.
-
-    One shared tower becomes two equal ones; everything else stays.
+def adapt_towers(params: Params, towers: str) -> Params:
+    """The same towers in another arrangement: one shared tower becomes two equal ones.
 
     Args:
-      config: what the parameters belong to.
       params: of :func:`init_towers`.
-      target: what they shall be for.
+      towers: a name of :data:`TOWERS`.
 
     Raises:
       InputError: two towers cannot become one.
+
+    Example::
+
+      >>> sorted(adapt_towers({"shared": {}}, "separate"))
+      ['doc', 'query']
     """
-    if TOWERS[config.towers] == TOWERS[target.towers]:
+    if set(params) == set(TOWERS[towers]):
         return params
-    if target.towers == "shared":
+    if towers == "shared":
         raise InputError(
             "towers", "two trained towers cannot become one", 'towers="separate"'
         )
-    return {
-        name: jax.tree.map(jnp.array, params["shared"])
-        for name in TOWERS[target.towers]
-    }
+    return {name: jax.tree.map(jnp.array, params["shared"]) for name in TOWERS[towers]}
 
 
 def apply_tower(
