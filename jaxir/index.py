@@ -1,16 +1,19 @@
 """Building an index: a collection and a model become a directory that can be searched.
 
-Every kind is one function in :data:`BUILDERS`; ``jaxir/search.py`` opens what it wrote.
+Every kind is a function in :data:`BUILDERS`; ``jaxir/openers.py`` opens what it wrote.
+Kinds whose documents are vectors share one of them.
 """
 
 import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from jaxir.bm25 import Bm25Config, build_bm25
 from jaxir.data.collection import Collection, open_collection
@@ -28,7 +31,10 @@ from jaxir.progress import progress_bar
 if TYPE_CHECKING:
     from jaxir.checkpoints.model_dir import Model
 
-__all__ = ["BUILDERS", "BuildOptions", "build_index"]
+__all__ = ["BUILDERS", "BuildOptions", "add_neighbors", "build_index"]
+
+GRAPH = "graph"
+"""Folder of the neighbour graph in an index."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +48,9 @@ class BuildOptions:
       shard_rows: documents of a shard; None for the encoder's default.
       self_contained: keep a copy of the model in the index, so that it can be moved;
         otherwise the index remembers the model's path.
+      neighbors: of each document in the graph that a Hypencoder's index can be searched
+        along (the paper has 100); None for no graph.
+      graph_backend: what finds them exactly, ``jax`` or ``faiss``.
       bm25: parameters of BM25.
     """
 
@@ -50,13 +59,17 @@ class BuildOptions:
     dtype: str = "float32"
     shard_rows: int | None = None
     self_contained: bool = True
+    neighbors: int | None = None
+    graph_backend: str = "jax"
     bm25: Bm25Config = dataclasses.field(default_factory=Bm25Config)
 
     def __post_init__(self) -> None:
         """Checks the values."""
         if self.dtype not in ("float32", "float16"):
             raise InputError("dtype", repr(self.dtype), "float32 or float16")
-        for name in ("batch_tokens", "max_length", "shard_rows"):
+        if self.graph_backend not in ("jax", "faiss"):
+            raise InputError("graph_backend", repr(self.graph_backend), "jax or faiss")
+        for name in ("batch_tokens", "max_length", "shard_rows", "neighbors"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(name, str(value), "a positive number")
@@ -119,7 +132,8 @@ def _worth_keeping(partial: Path) -> Iterator[None]:
         raise
 
 
-def _build_dense(job: Job) -> None:
+def _build_vectors(job: Job) -> None:
+    """Of every kind that makes a document one vector, or several side by side."""
     from jaxir.checkpoints.model_dir import save_model
     from jaxir.encode import SHARD_ROWS, encode_corpus
 
@@ -137,33 +151,110 @@ def _build_dense(job: Job) -> None:
             max_length=options.max_length,
             dtype=options.dtype,  # type: ignore[arg-type]
         )
+    qnet = getattr(job.model.config, "qnet", None)
     details = {
         "width": encoded.width,
+        "num_vectors": getattr(qnet, "num_vectors", 1),
         "dtype": options.dtype,
         "shards": [f"vectors/{path.name}" for path in encoded.paths],
         "model_kind": job.model.kind,
         "model_path": os.path.abspath(job.model.path) if job.model.path else "",
         "self_contained": options.self_contained,
     }
-    with _writing(job, "dense", details) as folder:
+    if options.neighbors is not None:
+        details |= _build_graph(
+            partial / GRAPH, encoded.paths, options.neighbors, options.graph_backend
+        )
+    with _writing(job, job.model.kind, details) as folder:
         (folder / "vectors").mkdir()
         for path in encoded.paths:
             _link(path, folder / "vectors" / path.name)
+        if options.neighbors is not None:
+            _link_all(partial / GRAPH, folder / GRAPH)
         if options.self_contained:
             save_model(folder / "model", job.model)
     shutil.rmtree(partial)
 
 
+def _build_graph(
+    place: Path, paths: Sequence[Path], degree: int, backend: str
+) -> dict[str, Any]:
+    """Finds the neighbours, going on where an interrupted run stopped."""
+    from jaxir.hyper.neighbors import build_neighbors
+
+    shards = [np.load(path, mmap_mode="r") for path in paths]
+    build_neighbors(shards, degree, place, backend=backend)
+    return {"neighbors": degree}
+
+
 def _link(source: Path, target: Path) -> None:
     """A second name for a file where the system has those, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
 
 
+def _link_all(source: Path, target: Path) -> None:
+    for path in source.rglob("*"):
+        if path.is_file():
+            _link(path, target / path.relative_to(source))
+
+
+def _check_graph(kind: str, where: object) -> None:
+    if kind != "hypencoder":
+        raise InputError(
+            where, f"a neighbour graph for kind {kind!r}", "kind 'hypencoder'",
+            "leave --neighbors out: other kinds are searched without a graph",
+        )  # fmt: skip
+
+
+def add_neighbors(
+    directory: str | os.PathLike, degree: int, *, backend: str = "jax"
+) -> Manifest:
+    """Adds a neighbour graph to an index that stands, or replaces the one it has.
+
+    The index is exchanged as a whole once the graph is complete; its vectors are not
+    copied where the system knows links.  A run that was interrupted goes on where it
+    stopped, from ``<directory>.graph``.
+
+    Args:
+      directory: an index of kind ``hypencoder``.
+      degree: neighbours of each document.
+      backend: what finds them exactly, ``jax`` or ``faiss``.
+
+    Returns:
+      The manifest of the new index.
+
+    Raises:
+      InputError: no index, a damaged one, or one of another kind.
+    """
+    directory = Path(directory)
+    BuildOptions(neighbors=degree, graph_backend=backend)  # checks them
+    with locked(directory):
+        manifest = read_manifest(directory)
+        _check_graph(manifest.kind, directory)
+        partial = directory.with_name(f"{directory.name}.graph")
+        shards = [directory / name for name in manifest.details["shards"]]
+        details = manifest.details | _build_graph(partial, shards, degree, backend)
+        with write_index(
+            directory,
+            kind=manifest.kind,
+            counts=manifest.counts,
+            model_fingerprint=manifest.model_fingerprint,
+            details=details,
+        ) as folder:
+            for name in manifest.files:
+                if not name.startswith(f"{GRAPH}/"):
+                    _link(directory / name, folder / name)
+            _link_all(partial, folder / GRAPH)
+        shutil.rmtree(partial)
+    return read_manifest(directory)
+
+
 BUILDERS: Mapping[str, Callable[[Job], None]] = MappingProxyType(
-    {"bm25": _build_bm25, "dense": _build_dense}
+    {"bm25": _build_bm25, "dense": _build_vectors, "hypencoder": _build_vectors}
 )
 """What builds an index of each kind."""
 
@@ -215,7 +306,10 @@ def build_index(
         raise InputError("kind", repr(kind), "one of " + ", ".join(BUILDERS))
     if kind != natural:
         raise InputError("kind", f"{kind!r} with a model of kind {natural!r}", natural)
+    options = options or BuildOptions()
+    if options.neighbors is not None:
+        _check_graph(kind, directory)
     len(collection.docs)  # malformed documents are found before anything is written
     with locked(directory):
-        BUILDERS[kind](Job(loaded, collection, directory, options or BuildOptions()))
+        BUILDERS[kind](Job(loaded, collection, directory, options))
     return read_manifest(directory)
