@@ -97,7 +97,7 @@ def load_scoring_model(
 ) -> Model:
     """A model that can score as it is: nothing in it is fresh.
 
-    Cross-encoders, bi-encoders, and T5 language models, which are read as EncDec (the
+    Cross-encoders, retrievers, and T5 language models, which are read as EncDec (the
     released RankT5 and monoT5 are such).  Arguments as :func:`load_reranker`.
 
     Raises:
@@ -119,7 +119,7 @@ def load_scoring_model(
             "one of " + ", ".join([*SCORERS, "t5"]),
             "train it on lists first (jaxir train)",
         )
-    if model.kind == "dense":
+    if model.kind in ("dense", "hypencoder"):
         return _changed(model, dict(changes or {}))
     scorer = _as_reranker(model, tokens | dict(changes or {}), 0)
     fresh = sorted(_parts(scorer.params) - _parts(model.params))
