@@ -104,9 +104,20 @@ def initialized(kind: str, config: Any, tokenizer: str, seed: int = 0) -> Model:
       config: the family's configuration.
       tokenizer: a folder or ``hf:ID``.
       seed: of the initial parameters.
+
+    Raises:
+      InputError: no such kind or tokenizer, or one with more tokens than the model.
     """
-    params = family(kind).init(config, jax.random.key(seed))
-    return model_from_parts(kind, config, params, load_tokenizer(tokenizer))
+    row, loaded = family(kind), load_tokenizer(tokenizer)
+    size = getattr(config, "backbone", config).vocab_size
+    if loaded.vocab_size > size:
+        raise InputError(
+            tokenizer, f"token ids up to {loaded.vocab_size - 1:,}",
+            f"at most {size - 1:,}, as the model's table has {size:,} rows",
+            "raise the model's vocab_size (VOCAB_SIZE) or take another tokenizer",
+        )  # fmt: skip
+    params = row.init(config, jax.random.key(seed))
+    return model_from_parts(kind, config, params, loaded)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -338,11 +349,10 @@ def fit(
     row = family(model.kind)
     if row.texts is None:
         raise InputError(
-            model.path or "model",
-            f"a model of kind {model.kind!r}, which does not learn from lists",
-            "a retriever or a reranker",
+            model.path or "model", f"a model of kind {model.kind!r}, which does not "
+            "learn from lists", "a retriever or a reranker",
             "make one of it with reranker.load_reranker, as gin/models/t5 does",
-        )
+        )  # fmt: skip
     check_losses(model.kind, loss)
     check_settings(loop, optimizer)  # before any text is tokenized
     pipeline = row.texts(model.config, pipeline)
@@ -360,24 +370,16 @@ def fit(
             process_index=jax.process_index(), process_count=jax.process_count(),
         )  # fmt: skip
         result = train(
-            row.make_task(model.config, loss),
-            batches,
-            loop,
-            optimizer=optimizer,
-            work_dir=work_dir,
-            mesh=mesh,
-            sharding_rule=rule,
-            initial_params=model.params,
-            evaluate=evaluate,
-        )
+            row.make_task(model.config, loss), batches, loop, optimizer=optimizer,
+            work_dir=work_dir, mesh=mesh, sharding_rule=rule,
+            initial_params=model.params, evaluate=evaluate,
+        )  # fmt: skip
     trained = model_from_parts(
         model.kind, model.config, result.params, model.tokenizer, path=str(work_dir)
     )
-    gin_text = (
-        operative_config if isinstance(operative_config, str) else operative_config()
-    )
+    text = operative_config if isinstance(operative_config, str) else operative_config()
     save_model(
-        work_dir, trained, operative_config=gin_text, metrics=result.metrics,
+        work_dir, trained, operative_config=text, metrics=result.metrics,
         training_data=f"{collection.name}:{split}", command=command,
     )  # fmt: skip
     say(f"{work_dir}: trained {result.step} steps, best at {result.best_step}")

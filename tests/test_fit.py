@@ -12,8 +12,11 @@ from jaxir import fit, validate
 from jaxir.checkpoints.model_dir import load_model, save_model
 from jaxir.data.collection import open_collection
 from jaxir.data.pipeline import PipelineConfig
+from jaxir.dense.model import DenseConfig
 from jaxir.dense.task import DenseLoss
 from jaxir.errors import InputError
+from jaxir.nn.bert import BertConfig
+from jaxir.text import load_tokenizer
 from jaxir.train.config import TrainConfig
 from jaxir.train.optimizers import OptimizerConfig
 
@@ -75,6 +78,18 @@ def test_changes_reach_nested_fields(tiny_model):
     assert model.fingerprint != load_model(str(tiny_model)).fingerprint
     with pytest.raises(InputError, match="dropuot: no such field; expected one of"):
         fit.pretrained(str(tiny_model), {"backbone.dropuot": 0.0})
+
+
+def test_a_tokenizer_larger_than_the_table(tiny_tokenizer):
+    size = load_tokenizer(tiny_tokenizer).vocab_size
+    tiny = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "intermediate_size": 8}
+    short = DenseConfig(BertConfig(vocab_size=size - 1, **tiny))
+    message = f"token ids up to {size - 1}; expected at most {size - 2}, as the model's"
+    message += f" table has {size - 1} rows; raise the model's vocab_size"
+    with pytest.raises(InputError, match=message):
+        fit.initialized("dense", short, str(tiny_tokenizer))
+    whole = DenseConfig(BertConfig(vocab_size=size, **tiny))
+    assert fit.initialized("dense", whole, str(tiny_tokenizer)).kind == "dense"
 
 
 def test_relative_paths(tiny_model, monkeypatch):
