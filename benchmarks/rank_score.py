@@ -1,18 +1,20 @@
 """Scoring query-document pairs with RankT5, T5-small's sizes and random weights.
 
 ``enc`` against PyTorch's ``T5EncoderModel`` on the very same padded batches, float32,
-all processors; ``encdec`` against our ``enc``, since one decoder step should cost next
-to nothing; pairs of mixed length against ourselves with every pair padded to the
-longest, where length buckets should win what the share of padding promises
-(``token_ratio``).  ``pairs_per_s`` and, on an accelerator, ``fraction_of_peak`` of the
-matrix-product rate measured beside it.
+all processors; the scorer of ``encdec`` against that of ``enc`` over the same pairs,
+since one decoder step should cost next to nothing; pairs of mixed length against
+ourselves with every pair padded to the longest, where length buckets should win what
+the share of padding promises (``token_ratio``).  ``pairs_per_s`` and, on an
+accelerator, ``fraction_of_peak`` of the matrix-product rate measured beside it.
 """
 
 import dataclasses
 import functools
 import importlib.util
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,7 +26,10 @@ from timing import alone, compare, versions
 from jaxir.bucketing import plan_batches
 from jaxir.mesh import cpu_cores, make_mesh, num_shards, put_batch, replicated
 from jaxir.nn.t5 import T5Config
+from jaxir.pairs import Pair
 from jaxir.rank.model import RankT5Config, init_params, score
+from jaxir.rank.score import EncodedLists, PairScorer
+from jaxir.text import load_tokenizer
 from jaxir.types import TokenBatch
 
 NAME = "rank-score"
@@ -123,17 +128,52 @@ def _against_torch(quick: bool) -> Iterator[dict]:
         }  # fmt: skip
 
 
+def _pair_scorer(head: str) -> PairScorer:
+    """The library's scorer; its tokenizer knows nothing but padding."""
+    config = RankT5Config(backbone(), head=head, max_length=MAX_LENGTH)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
+        tokenizer = load_tokenizer(folder)
+    params = init_params(config, jax.random.key(0))
+    return PairScorer(config, params, tokenizer, many=True)
+
+
+def _some_pairs(lengths: np.ndarray) -> EncodedLists:
+    rng = np.random.default_rng(0)
+    pairs = [
+        Pair(rng.integers(5, 30_000, length, np.int32), length, 0, 0)
+        for length in lengths.tolist()
+    ]
+    return EncodedLists(pairs, [len(pairs)])
+
+
+def _marco_lengths(count: int) -> np.ndarray:
+    """Tokens of MS MARCO's pairs: around 90, cut at 128."""
+    drawn = np.random.default_rng(0).normal(90, 24, count)
+    return np.clip(drawn, 24, MAX_LENGTH).astype(int)
+
+
 def _decoder(quick: bool) -> Iterator[dict]:
     """What the decoder step adds: ``ratio`` is the encoder's time over ours."""
-    rows, length = (8, 128) if jax.default_backend() == "cpu" else (1024, 128)
-    tokens = random_tokens(rows, length)
-    kinds = [_scorer(RankT5Config(backbone(), head=head)) for head in ("encdec", "enc")]
-    whole, encoder = (
-        functools.partial(lambda f: jax.block_until_ready(f(tokens)), f) for f in kinds
-    )
-    times = compare(whole, encoder, pairs=3 if quick else 15, repeat=2)
-    case = {"name": NAME, "case": f"encdec {rows}x{length}", "peer": "enc"}
-    yield {**case, **times, "versions": versions()}
+    whole, encoder = map(_pair_scorer, ("encdec", "enc"))
+    batch = max(whole.batch_tokens // MAX_LENGTH, 1)
+    cases = {
+        f"encdec {batch}x{MAX_LENGTH}": np.full(batch, MAX_LENGTH),
+        f"encdec {16 * batch}x{MAX_LENGTH}": np.full(16 * batch, MAX_LENGTH),
+        f"encdec {64 * batch} of mixed length": _marco_lengths(64 * batch),
+    }
+    for case, lengths in list(cases.items())[: 1 if quick else None]:
+        lists = _some_pairs(lengths)
+        times = compare(
+            functools.partial(whole.score, lists),
+            functools.partial(encoder.score, lists),
+            pairs=3 if quick else 9,
+            repeat=8 if len(lengths) == batch else 1,
+        )
+        yield {
+            "name": NAME, "case": case, "peer": "enc", **times,
+            "pairs_per_s": len(lengths) / times["ours_s"], "versions": versions(),
+        }  # fmt: skip
 
 
 def _mixed_lengths(quick: bool) -> Iterator[dict]:
@@ -142,9 +182,7 @@ def _mixed_lengths(quick: bool) -> Iterator[dict]:
     count = 64 if quick else 256
     if jax.default_backend() != "cpu":
         count *= 64
-    # lengths as of MS MARCO's pairs: around 90 tokens, cut at 128
-    rng = np.random.default_rng(0)
-    lengths = np.clip(rng.normal(90, 24, count), 24, MAX_LENGTH).astype(int)
+    lengths = _marco_lengths(count)
     tokens = random_tokens(count, MAX_LENGTH)
     mask = np.arange(MAX_LENGTH)[None, :] < lengths[:, None]
     ids = np.where(mask, np.maximum(tokens.ids, 5), 0).astype(np.int32)

@@ -7,8 +7,9 @@ before the host fetches the previous one.
 """
 
 import collections
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -123,15 +124,15 @@ def plan_batches(
 
 
 def start_batch(
-    compute: Callable[[TokenBatch], jax.Array],
+    compute: Callable[[TokenBatch], Any],
     ids: Sequence[np.ndarray],
     batch: Batch,
     *,
     pad_id: int,
     mesh: Mesh,
     boundaries: np.ndarray | None = None,
-) -> jax.Array:
-    """Enqueues a batch; the result ``[rows, ...]`` is fetched by ``np.asarray``.
+) -> Any:
+    """Enqueues a batch; a result ``[rows, ...]`` is fetched by ``np.asarray``.
 
     Args:
       compute: of the padded texts, on the devices.
@@ -152,7 +153,7 @@ def start_batch(
 
 
 def run_batches(
-    compute: Callable[[TokenBatch], jax.Array],
+    compute: Callable[[TokenBatch], Any],
     ids: Sequence[np.ndarray],
     *,
     max_length: int,
@@ -162,8 +163,10 @@ def run_batches(
     fill: bool = False,
     fine: bool = False,
     boundaries: np.ndarray | None = None,
+    finish: Callable[[list], Sequence[jax.Array]] = list,
+    group: int = 1,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields ``(rows, results)`` of each batch, two others being under way.
+    """Yields ``(rows, results)`` of each batch, two other groups being under way.
 
     Args:
       compute: of the padded texts ``[rows, length]``, on the devices; compiled once for
@@ -176,6 +179,9 @@ def run_batches(
       fill: see :func:`plan_batches`.
       fine: see :func:`plan_batches`.
       boundaries: where segment 1 of each text begins; None for one segment.
+      finish: makes the results of each batch of a group, on the devices, from what
+        ``compute`` gives for them; what is left over at the end is not fetched.
+      group: at most so many batches, of one shape, are finished together.
 
     Example::
 
@@ -195,18 +201,33 @@ def run_batches(
         fill=fill,
         fine=fine,
     )
-    under_way: collections.deque[tuple[Batch, jax.Array]] = collections.deque()
-    for batch in plan:
-        started = start_batch(
-            compute, ids, batch, pad_id=pad_id, mesh=mesh, boundaries=boundaries
-        )
-        under_way.append((batch, started))
+    under_way: collections.deque[tuple[list[Batch], Sequence[jax.Array]]]
+    under_way = collections.deque()
+    for batches in _groups(plan, group):
+        started = [
+            start_batch(
+                compute, ids, batch, pad_id=pad_id, mesh=mesh, boundaries=boundaries
+            )
+            for batch in batches
+        ]
+        under_way.append((batches, finish(started)))
         if len(under_way) > 2:
-            yield _fetch(*under_way.popleft())
+            yield from _fetch(*under_way.popleft())
     while under_way:
-        yield _fetch(*under_way.popleft())
+        yield from _fetch(*under_way.popleft())
 
 
-def _fetch(batch: Batch, results: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+def _groups(plan: Sequence[Batch], most: int) -> Iterator[list[Batch]]:
+    for _, alike in itertools.groupby(plan, key=lambda batch: batch.shape):
+        batches = list(alike)
+        for start in range(0, len(batches), most):
+            yield batches[start : start + most]
+
+
+def _fetch(
+    batches: Sequence[Batch], results: Sequence[jax.Array]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     # Only now does the host wait, with later batches already on the device.
-    return batch.rows, np.asarray(results)[: len(batch.rows)]
+    for batch, values in zip(batches, results, strict=False):
+        real = len(batch.rows)
+        yield batch.rows, jax.tree.map(lambda x: np.asarray(x)[:real], values)  # noqa: B023

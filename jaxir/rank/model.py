@@ -32,7 +32,7 @@ from jaxtyping import Array, Float
 
 from jaxir.errors import InputError
 from jaxir.nn import t5
-from jaxir.nn.bert import BertEncoder
+from jaxir.nn.bert import BertEncoder, EncoderOutput
 from jaxir.nn.heads import POOLING, ScoreHead
 from jaxir.nn.layers import ACTIVATIONS, Dense, dropout
 from jaxir.nn.t5 import T5, T5Encoder
@@ -44,6 +44,8 @@ __all__ = [
     "CrossEncoderConfig",
     "RankT5Config",
     "adapt_params",
+    "decode",
+    "encode",
     "init_params",
     "logical_axes",
     "logit",
@@ -177,11 +179,14 @@ def score(
       >>> score(config, params, tokens).shape
       (2,)
     """
-    values = logit(config, params, tokens, rng=rng)
+    return _score_of(config, logit(config, params, tokens, rng=rng))
+
+
+def _score_of(config: Config, logits: Array) -> Array:
     if getattr(config, "contrast_id", None) is None:
-        return values
+        return logits
     # log softmax over two logits is log sigmoid of their difference
-    return jax.nn.log_sigmoid(values)
+    return jax.nn.log_sigmoid(logits)
 
 
 def logit(
@@ -198,6 +203,31 @@ def logit(
     training restricted to them.  Arguments as :func:`score`.
     """
     return _NETWORKS[config.network].logit(config, params, tokens, rng)
+
+
+def encode(config: RankT5Config, params: Params, tokens: TokenBatch) -> EncoderOutput:
+    """The first half of ``encdec``'s :func:`score`: token states ``[B, T, D]``.
+
+    On a CPU the halves want batches of different sizes: the encoder those whose states
+    stay in its caches, the decoder those for which its weights are worth reading.
+    """
+    return _apply(T5(config.backbone), params, None, tokens, method=T5.encode)
+
+
+def decode(
+    config: RankT5Config, params: Params, encoded: EncoderOutput
+) -> Float[Array, " B"]:
+    """The second half: :func:`score` is ``decode`` of what :func:`encode` gives.
+
+    Example::
+
+      >>> config = RankT5Config(t5.T5Config(9, 8, 2, 4, 16, 1, 1), target_id=5)
+      >>> params = init_params(config, jax.random.key(0))
+      >>> tokens = TokenBatch(jnp.ones((2, 4), jnp.int32), jnp.ones((2, 4), bool))
+      >>> decode(config, params, encode(config, params, tokens)).shape
+      (2,)
+    """
+    return _score_of(config, _encdec_read(config, params, encoded, None))
 
 
 def adapt_params(config: Config, params: Params, target: Config) -> Params:
@@ -256,17 +286,23 @@ def _encdec_init(config: RankT5Config, rng: jax.Array) -> Params:
 def _encdec_logit(
     config: RankT5Config, params: Params, tokens: TokenBatch, rng: jax.Array | None
 ) -> Array:
+    encoded = _apply(T5(config.backbone), params, rng, tokens, method=T5.encode)
+    return _encdec_read(config, params, encoded, rng)
+
+
+def _encdec_read(
+    config: RankT5Config, params: Params, encoded: EncoderOutput, rng: jax.Array | None
+) -> Array:
     ids = [config.target_id]
     if config.contrast_id is not None:
         ids.append(config.contrast_id)
 
-    def read(network: T5, tokens: TokenBatch, *, deterministic: bool) -> Array:
-        # [B, T] -> [B, T, D] -> [B, D] -> [B, 1 or 2]
-        encoded = network.encode(tokens, deterministic=deterministic)
+    def read(network: T5, encoded: EncoderOutput, *, deterministic: bool) -> Array:
+        # [B, T, D] -> [B, D] -> [B, 1 or 2]
         states = network.decode_start(encoded, deterministic=deterministic)
         return network.logits_of(states, tuple(ids))
 
-    logits = _apply(T5(config.backbone), params, rng, tokens, method=read)
+    logits = _apply(T5(config.backbone), params, rng, encoded, method=read)
     return logits[:, 0] - logits[:, 1] if len(ids) == 2 else logits[:, 0]
 
 

@@ -12,12 +12,14 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxir.bucketing import default_batch_tokens, run_batches
 from jaxir.errors import InputError
 from jaxir.mesh import make_mesh, replicated
+from jaxir.nn.bert import EncoderOutput
 from jaxir.pairs import Pair, pair_format
 from jaxir.rank import model as rank_model
 from jaxir.text import Tokenizer
@@ -29,6 +31,10 @@ KEPT_TOKENS = 2**24
 """Tokens of documents that a scorer remembers: 64 MiB."""
 
 _MANY = 1024  # pairs at once that are worth a compilation for each finer length
+
+# Batches, and tokens, whose pairs take the decoder's step together: enough for its
+# weights to be read seldom, few enough for the encoder's states to wait in memory.
+_GROUP, _GROUP_TOKENS = 8, 2**16
 
 
 class EncodedLists(NamedTuple):
@@ -56,9 +62,33 @@ class EncodedLists(NamedTuple):
 
 
 @lru_cache(maxsize=32)
-def _compiled(config: Any) -> Callable:
-    """One jitted function for each architecture, whatever its weights."""
-    return jax.jit(partial(rank_model.score, config))
+def _compiled(config: Any) -> tuple[Callable, Callable | None]:
+    """The jitted functions of an architecture, whatever its weights.
+
+    ``score(params, tokens)`` and None; or, for a decoder on a CPU,
+    ``encode(params, tokens)`` and ``decode(params, group)``: a batch as small as caches
+    want has so few pairs that reading the decoder's weights for it costs more than the
+    decoder's work.
+    """
+    if config.network != "encdec" or jax.default_backend() != "cpu":
+        return jax.jit(partial(rank_model.score, config)), None
+    return (
+        jax.jit(partial(rank_model.encode, config)),
+        jax.jit(partial(_decode_group, config)),
+    )
+
+
+def _decode_group(
+    config: Any, params: Params, group: tuple[EncoderOutput, ...]
+) -> tuple[jax.Array, ...]:
+    """The scores of encoded batches of one shape, each ``[rows]``."""
+    # [rows, ...] each -> [rows, batches, ...] -> [rows * batches, ...]: each of several
+    # devices keeps its rows.
+    encoded = jax.tree.map(
+        lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), *group
+    )
+    scores = rank_model.decode(config, params, encoded)
+    return tuple(scores.reshape(-1, len(group)).T)
 
 
 class PairScorer:
@@ -116,7 +146,10 @@ class PairScorer:
         self._pad_id = tokenizer.pad_id
         self.cut_docs = self.cut_queries = 0
         self.mesh = make_mesh() if mesh is None else mesh
-        self._score = _compiled(config)
+        self._first, self._decode = _compiled(config)
+        self._group = 1
+        if self._decode is not None:
+            self._group = max(1, min(_GROUP, _GROUP_TOKENS // self.batch_tokens))
         self._params = jax.device_put(params, replicated(self.mesh))
         self._kept: OrderedDict[bytes, np.ndarray] = OrderedDict()
         self._kept_tokens = 0
@@ -196,13 +229,22 @@ class PairScorer:
         for rows, values in run_batches(
             self._compute, [pair.ids for pair in pairs], max_length=self.max_length,
             pad_id=self._pad_id, mesh=self.mesh, batch_tokens=self.batch_tokens,
-            fill=many, fine=many, boundaries=boundaries,
+            fill=many, fine=many, boundaries=boundaries, finish=self._finish,
+            group=self._group,
         ):  # fmt: skip
             scores[rows] = values
         return scores
 
-    def _compute(self, tokens: TokenBatch) -> jax.Array:
-        return self._score(self._params, tokens)
+    def _compute(self, tokens: TokenBatch) -> Any:
+        return self._first(self._params, tokens)
+
+    def _finish(self, results: list) -> Sequence[jax.Array]:
+        """The scores of a group's batches."""
+        if self._decode is None:
+            return results
+        if len(results) > 1:  # two sizes are compiled, one batch and a full group
+            results = results + results[-1:] * (self._group - len(results))
+        return self._decode(self._params, tuple(results))
 
 
 def _key(text: str) -> bytes:

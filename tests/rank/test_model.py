@@ -11,6 +11,7 @@ from jaxir.errors import InputError
 from jaxir.nn import bert, t5
 from jaxir.nn.bert import BertConfig, BertEncoder
 from jaxir.nn.t5 import T5, T5Config, T5Encoder
+from jaxir.rank import model as rank_model
 from jaxir.rank.model import (
     CrossEncoderConfig,
     RankT5Config,
@@ -18,12 +19,10 @@ from jaxir.rank.model import (
     init_params,
     params_from_backbone,
 )
-from jaxir.rank.model import logit as plain_logit
-from jaxir.rank.model import score as plain_score
 from jaxir.types import TokenBatch
 
-logit = jax.jit(plain_logit, static_argnums=0)
-score = jax.jit(plain_score, static_argnums=0)
+logit = jax.jit(rank_model.logit, static_argnums=0)
+score = jax.jit(rank_model.score, static_argnums=0)
 VOCAB = 24
 TINY_T5 = T5Config(
     vocab_size=VOCAB, emb_dim=8, num_heads=2, head_dim=4, mlp_dim=16,
@@ -89,6 +88,12 @@ def test_encdec_is_one_logit_of_the_full_network(name):
     params = params_of(config)
     expected = full_logits(config, params, tokens)[:, 21]
     np.testing.assert_allclose(score(config, params, tokens), expected, atol=1e-5)
+    encode = jax.jit(rank_model.encode, static_argnums=0)  # each pair apart
+    rows = [TokenBatch(*(x[i : i + 1] for x in tokens)) for i in range(3)]
+    parts = [encode(config, params, row) for row in rows]
+    encoded = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+    found = jax.jit(rank_model.decode, static_argnums=0)(config, params, encoded)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
     other = dataclasses.replace(config, target_id=3)
     np.testing.assert_allclose(
         score(other, params, tokens), full_logits(config, params, tokens)[:, 3],
@@ -105,7 +110,7 @@ def test_encdec_has_the_full_networks_gradient():
         return jnp.sum(jnp.sin(logits[:, 0, 21]))
 
     def ours(params):
-        return jnp.sum(jnp.sin(plain_score(ENCDEC, params, tokens)))
+        return jnp.sum(jnp.sin(rank_model.score(ENCDEC, params, tokens)))
 
     found = jax.jit(jax.grad(ours))(params)
     expected = jax.jit(jax.grad(plain))(params)
@@ -243,7 +248,7 @@ def test_score_is_float32_under_jit_and_padding_changes_nothing(config):
     assert expected.shape == (3,)
     assert expected.dtype == jnp.float32
     longer = TokenBatch(*(jnp.pad(x, ((0, 0), (0, 4))) for x in tokens))
-    found = plain_score(config, params, longer)
+    found = rank_model.score(config, params, longer)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

@@ -75,6 +75,45 @@ def test_batches_equal_single_pairs(kind, num_devices, tmp_path):
     np.testing.assert_allclose(shuffled, found[order], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("kind", "num_devices"), [("encdec", 1), ("encdec", 8), ("monot5", 1)]
+)
+def test_batches_take_the_decoders_step_together(kind, num_devices, tmp_path):
+    if jax.device_count() < num_devices:
+        pytest.skip("needs simulated devices")
+    model = tiny_reranker(kind, tmp_path)
+    scorer = scorer_of(model, mesh=make_mesh(num_devices), batch_tokens=64)
+    sizes, real = [], scorer._decode
+
+    def seen(params, group):
+        sizes.append(len(group))
+        return real(params, group)
+
+    scorer._decode = seen
+    # Eleven batches of one shape, of 1 or 8 rows, and a shorter one
+    count = 11 * num_devices
+    docs = [" ".join(np.roll(WORDS, i)[: 36 - i % 4]) for i in range(count)]
+    pairs = [("river", doc) for doc in [*docs, "clay"]]
+    found = scorer(pairs)
+    assert sizes == [scoring._GROUP, scoring._GROUP, 1]
+    lists = scorer.encode(["river"], [[doc for _, doc in pairs]])
+    tokens = pad_batch([pair.ids for pair in lists.pairs], length=40, pad_id=0)
+    expected = jax.jit(partial(score, model.config))(model.params, tokens)
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+    # One pair is neither encoded nor decoded with others that nobody asked for.
+    sizes.clear()
+    np.testing.assert_allclose(scorer(pairs[:1]), found[:1], atol=1e-5, rtol=1e-5)
+    assert sizes == [1]
+
+
+def test_states_that_wait_for_the_decoder_are_bounded(tmp_path):
+    model = tiny_reranker("encdec", tmp_path / "t5")
+    for tokens, group in ((1024, 8), (2**13, 8), (2**15, 2), (2**20, 1)):
+        assert scorer_of(model, batch_tokens=tokens)._group == group
+    for kind in ("enc", "bert"):
+        assert scorer_of(tiny_reranker(kind, tmp_path / kind))._group == 1
+
+
 @pytest.mark.parametrize("many", [True, False])
 def test_lists_are_pairs(many, tmp_path):
     scorer = scorer_of(tiny_reranker("encdec", tmp_path), many=many)
@@ -140,18 +179,25 @@ def test_memory_of_documents_is_bounded(tmp_path, monkeypatch):
     np.testing.assert_array_equal(scorer(pairs), found)
 
 
+@pytest.mark.parametrize("kind", ["bert", "encdec"])
 @pytest.mark.parametrize("many", [True, False, None])
-def test_no_recompilation_after_warm_up(many, tmp_path):
-    scorer = scorer_of(tiny_reranker("bert", tmp_path), many=many)
-    before = scorer._score._cache_size()
+def test_no_recompilation_after_warm_up(many, kind, tmp_path):
+    scorer = scorer_of(tiny_reranker(kind, tmp_path), many=many)
+
+    def compiled():
+        parts = (scorer._first, scorer._decode)
+        return np.array([part._cache_size() for part in parts if part is not None])
+
+    before = compiled()
     scorer(some_pairs(200))
-    warm = scorer._score._cache_size()
-    assert warm <= before + 8  # lengths to 40 by 8 or 16, and smaller last batches
+    warm = compiled()
+    # lengths to 40 by 8 or 16, and smaller last batches; one batch, or a full group
+    assert np.all(warm <= before + np.array([8, 16])[: len(warm)])
     for seed in (0, 0, 0):
         scorer(some_pairs(200, seed))
-    other = scorer_of(tiny_reranker("bert", tmp_path, seed=3), many=many)
+    other = scorer_of(tiny_reranker(kind, tmp_path, seed=3), many=many)
     other(some_pairs(200))
-    assert scorer._score._cache_size() == warm
+    np.testing.assert_array_equal(compiled(), warm)
 
 
 def test_many_pairs_have_little_padding(tmp_path, monkeypatch):
