@@ -1,0 +1,188 @@
+"""Graph search of 200 000 documents against the released algorithm, in torch.
+
+The peer walks as the authors' code does: string ids, a dictionary look-up for every
+candidate, a priority queue, and a read of one score at a time (`.item()`).  Both
+search with the rule ``released``, the same graph, entry points and q-nets; the share of
+equal ids is told.  The vectors are clustered, the graph joins near clusters.
+"""
+
+import importlib.util
+import queue
+import random
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from timing import alone, compare, versions
+
+NAME = "hyper-graph"
+DEGREE, K = 100, 1000
+
+
+def _documents(num_docs: int, width: int, seed: int = 0) -> tuple:
+    """Clustered vectors and, for each, the nearest documents of eight clusters."""
+    rng = np.random.default_rng(seed)
+    size, near = 100, 8
+    num_clusters = num_docs // size
+    centers = rng.standard_normal((num_clusters, width), dtype=np.float32)
+    vectors = np.repeat(centers, size, axis=0)
+    vectors += 0.7 * rng.standard_normal(vectors.shape, dtype=np.float32)
+    close = np.argsort(-_closeness(centers, centers), axis=1)[:, :near]
+    neighbors = np.empty((num_docs, DEGREE), np.int32)
+    for cluster, others in enumerate(close):
+        rows = (others[:, None] * size + np.arange(size)).reshape(-1)
+        own = np.arange(cluster * size, (cluster + 1) * size)
+        score = _closeness(vectors[own], vectors[rows])
+        score[rows == own[:, None]] = -np.inf
+        best = np.argpartition(-score, DEGREE, axis=1)[:, :DEGREE]
+        neighbors[own] = rows[best]
+    return vectors, neighbors
+
+
+def _closeness(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return x @ y.T - 0.5 * np.square(y).sum(1)
+
+
+def _weights(batch: int, width: int, depth: int, seed: int = 1) -> tuple:
+    """Random q-nets: kernels, biases and output of each query."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal((batch, *shape), dtype=np.float32)
+
+    kernels = tuple(normal(width, width) * width**-0.5 for _ in range(depth))
+    biases = tuple(0.1 * normal(width) for _ in range(depth))
+    return kernels, biases, normal(width)
+
+
+def _torch_qnet(kernels: list, biases: list, output: object) -> Callable:
+    import torch
+
+    def score(x: "torch.Tensor") -> "torch.Tensor":
+        for i, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
+            y = torch.relu(x @ kernel + bias)
+            y = torch.nn.functional.layer_norm(y, y.shape[-1:])
+            x = y + x if i + 1 < len(kernels) else y
+        return x @ output
+
+    return score
+
+
+class _Peer:
+    """The walk of the authors' code over torch tensors, one query at a time."""
+
+    def __init__(self, vectors: np.ndarray, neighbors: np.ndarray, config) -> None:
+        import torch
+
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.vectors = torch.from_numpy(vectors).to(self.device)
+        self.ids = [f"doc{row}" for row in range(len(vectors))]
+        self.row_of = {name: row for row, name in enumerate(self.ids)}
+        self.near = {
+            self.ids[row]: [self.ids[other] for other in others]
+            for row, others in enumerate(neighbors.tolist())
+        }
+        entry = random.Random(config.seed).sample(
+            range(len(vectors)), config.entry_points
+        )
+        self.entry = [self.ids[row] for row in entry]
+        self.config = config
+
+    def search(self, qnet: Callable, k: int) -> list[int]:
+        import torch
+
+        best: queue.PriorityQueue = queue.PriorityQueue(maxsize=k)
+        candidates, explored = list(self.entry), set(self.entry)
+        for _ in range(self.config.iterations):
+            if not candidates:
+                break
+            rows = [self.row_of[name] for name in candidates]
+            scores = qnet(self.vectors[rows])
+            offered = min(max(self.config.explore, k), len(rows))
+            _, places = torch.topk(scores, offered)
+            current, candidates, entered = list(candidates), [], 0
+            for i, place in enumerate(places.cpu()):
+                place = place.item()
+                name, score = current[place], scores[place].item()
+                if best.full():
+                    lowest = best.get()
+                    if score > lowest[0]:
+                        entered += 1
+                        best.put((score, name))
+                    else:
+                        best.put(lowest)
+                else:
+                    entered += 1
+                    best.put((score, name))
+                if i < self.config.explore:
+                    for other in self.near[name]:
+                        if other not in explored:
+                            candidates.append(other)
+                            explored.add(other)
+            if not entered and self.config.early_stop:
+                break
+        found = []
+        while not best.empty():
+            score, name = best.get()
+            found.append((-score, self.row_of[name]))
+        return [row for _, row in sorted(found)]
+
+
+def run(*, quick: bool = False) -> Iterator[dict]:
+    """Yields a case for each depth of the q-net and batch."""
+    import jax
+
+    from jaxir.hyper.graph import GraphSearchConfig, graph_search, graph_vectors
+    from jaxir.hyper.qnet import QNetSpec, QNetWeights
+
+    num_docs = 20_000 if quick else 200_000
+    config = GraphSearchConfig(rule="released")
+    torch = None
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        torch.set_grad_enabled(False)
+    for width, depth, batches in ((384, 2, (1, 32)), (384, 6, (1,)), (64, 2, (1, 32))):
+        vectors, neighbors = _documents(num_docs, width)
+        peer = None if torch is None else _Peer(vectors, neighbors, config)
+        docs, graph = graph_vectors(vectors), jax.device_put(neighbors)
+        for batch in batches:
+            spec = QNetSpec(input_width=width, hidden=(width,) * depth)
+            numbers = _weights(batch, width, depth)
+            weights = jax.device_put(QNetWeights(*numbers))
+
+            def ours(spec=spec, weights=weights, docs=docs, graph=graph):
+                return graph_search(spec, weights, docs, graph, K, config)
+
+            def theirs(numbers=numbers, batch=batch, peer=peer) -> list:
+                place = [torch.from_numpy(x).to(peer.device) for x in
+                         (*numbers[0], *numbers[1], numbers[2])]  # fmt: skip
+                half = len(numbers[0])
+                return [
+                    peer.search(
+                        _torch_qnet(
+                            [x[i] for x in place[:half]],
+                            [x[i] for x in place[half:-1]],
+                            place[-1][i],
+                        ),
+                        K,
+                    )
+                    for i in range(batch)
+                ]
+
+            found = ours()
+            case = {
+                "name": NAME,
+                "case": f"{num_docs}x{width}, depth {depth}, batch {batch}",
+                "peer": "torch walk",
+                "scored": float(np.mean(found.scored)),
+                "versions": versions("torch"),
+            }
+            if peer is None:
+                yield case | alone(ours)
+                continue
+            equal = [
+                len(set(row.tolist()) & set(rows)) / len(rows)
+                for row, rows in zip(found.ranking.doc_ids, theirs(), strict=True)
+            ]
+            pairs = 3 if quick or batch > 1 else 7
+            yield case | {"same_ids": min(equal)} | compare(ours, theirs, pairs=pairs)
