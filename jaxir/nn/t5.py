@@ -30,7 +30,8 @@ from jaxtyping import Array, Float, Int
 from jaxir.errors import InputError
 from jaxir.nn.bert import EncoderOutput
 from jaxir.nn.layers import Embedding
-from jaxir.nn.t5_stacks import Decoder, Encoder, T5Config, same_text
+from jaxir.nn.t5_config import T5Config
+from jaxir.nn.t5_stacks import Decoder, Encoder, same_text
 from jaxir.types import Params, TokenBatch
 
 __all__ = [
