@@ -12,13 +12,14 @@ indexes, the model, ``report.html``.  Interrupted and started again, it continue
 import argparse
 import hashlib
 import json
+import re
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "experiment_text", "run"]
 
 METRICS = ("nDCG@10", "RR@10", "R@100")
 BASELINE = "BM25"
@@ -92,6 +93,20 @@ class Stages:
         self._done[name] = self._key
         with atomic_file(self._file) as out:
             json.dump(self._done, out, indent=1)
+
+
+def experiment_text(file: str) -> str:
+    """What a gin file says, with all that it includes: other words, another training.
+
+    Args:
+      file: as given, or below jaxir's own ``gin/``.
+    """
+    from jaxir.files import resource_directory
+
+    place = Path(file) if Path(file).is_file() else resource_directory("gin") / file
+    text = place.read_text(encoding="utf-8")
+    included = re.findall(r"""^include ['"](.+)['"]""", text, re.MULTILINE)
+    return "\n".join([text, *map(experiment_text, included)])
 
 
 def _require_ours(out: Path) -> None:
@@ -190,12 +205,11 @@ def run(args: argparse.Namespace) -> int:
         label: str, experiment: str, start: str, place: Path, *more: str
     ) -> None:
         chosen = [*bindings, f"MODEL_PATH = {start!r}", *more]
+        file = f"experiments/{experiment}.gin"
+        content = hashlib.sha256(experiment_text(file).encode()).hexdigest()
         stages(
-            f"training {label}", chosen, place,
-            lambda: train_from_gin(
-                [f"experiments/{experiment}.gin"], chosen, str(place),
-                command=args.command,
-            ),
+            f"training {label}", [*chosen, content], place,
+            lambda: train_from_gin([file], chosen, str(place), command=args.command),
         )  # fmt: skip
 
     def rerank_stages() -> None:

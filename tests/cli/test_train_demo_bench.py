@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from jaxir.cli import demo
 from jaxir.cli.main import main
 from jaxir.data.formats import write_run
+from jaxir.errors import InputError
 
 
 def train(tiny_collection, tiny_model, place, *more):
@@ -46,7 +48,7 @@ def test_train_refuses_unknown_names(tiny_collection, tiny_model, tmp_path, caps
 
 @pytest.mark.slow
 def test_demo_runs_and_keeps_what_it_made(
-    tiny_collection, tiny_model, tmp_path, capsys
+    tiny_collection, tiny_model, tmp_path, capsys, monkeypatch
 ):
     words = [
         "demo", "--output", str(tmp_path / "demo"), "--model", str(tiny_model),
@@ -68,6 +70,27 @@ def test_demo_runs_and_keeps_what_it_made(
     assert second.err.count("kept from before") == 11
     assert json.loads(second.out)["systems"][0]["name"] == "BM25"
     assert (tmp_path / "demo" / "runs" / "bm25.trec").read_bytes() == run
+
+    def training(files, *more, **options):
+        raise InputError(files[0], "trained again")
+
+    monkeypatch.setattr("jaxir.cli.train.train_from_gin", training)
+    text = demo.experiment_text
+    monkeypatch.setattr(demo, "experiment_text", lambda file: text(file) + "# new")
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.count("kept from before") == 3  # BM25's
+    assert "experiments/demo.gin: trained again" in error
+
+
+def test_text_of_an_experiment(tmp_path, monkeypatch):
+    packaged = demo.experiment_text("experiments/demo.gin")
+    for line in ("SAVE_EVERY = 20", "include 'runs/train.gin'", "RUN = @fit.fit"):
+        assert line in packaged
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.gin").write_text("include 'part.gin'\nA = 1\n")
+    (tmp_path / "part.gin").write_text("B = 2")
+    assert demo.experiment_text("mine.gin").endswith("A = 1\n\nB = 2")
 
 
 def test_demo_leaves_a_folder_of_others_alone(tmp_path, capsys):
