@@ -28,6 +28,7 @@ from jaxir.checkpoints.huggingface import (
     backbone_params,
     backbone_to_huggingface,
     backbone_weights,
+    write_tokenizer_config,
 )
 from jaxir.checkpoints.rules import TRANSPOSE, Rule, apply_rules, invert
 from jaxir.checkpoints.weights import read_json, read_weights, resolve, save_weights
@@ -228,7 +229,7 @@ def export_cross_encoder(
     save_weights(directory / "model.safetensors", weights)
     if tokenizer is not None:
         tokenizer.save(directory)
-        _write_tokenizer_config(directory, config.max_length)
+        write_tokenizer_config(directory, config.max_length)
     with atomic_file(directory / "config.json") as out:
         out.write(json.dumps(data, indent=2) + "\n")
 
@@ -253,13 +254,3 @@ def _as_written(
     if head.hidden is None:
         tree["backbone"] = dict(tree["backbone"]) | {"pooler": tree.pop("hidden")}
     return encoder, tree
-
-
-def _write_tokenizer_config(directory: Path, length: int) -> None:
-    """Completes what the tokenizer's own files do not say to transformers."""
-    path = directory / "tokenizer_config.json"
-    settings = read_json(path) if path.is_file() else {}
-    settings.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
-    settings["model_max_length"] = length
-    with atomic_file(path) as out:
-        out.write(json.dumps(settings, indent=2) + "\n")

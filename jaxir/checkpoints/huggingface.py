@@ -30,6 +30,7 @@ __all__ = [
     "backbone_weights",
     "export_backbone",
     "load_backbone",
+    "write_tokenizer_config",
 ]
 
 _NORM = (("weight", "scale"), ("bias", "bias"))
@@ -307,3 +308,18 @@ def export_backbone(
     save_weights(directory / "model.safetensors", weights)
     with atomic_file(directory / "config.json") as out:
         out.write(json.dumps(backbone_to_huggingface(config), indent=2) + "\n")
+
+
+def write_tokenizer_config(directory: str | os.PathLike, length: int) -> None:
+    """Completes what a tokenizer's own files do not say to transformers.
+
+    Args:
+      directory: where ``tokenizer.json`` stands.
+      length: the most tokens of a text.
+    """
+    path = Path(directory) / "tokenizer_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    settings.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+    settings["model_max_length"] = length
+    with atomic_file(path) as out:
+        out.write(json.dumps(settings, indent=2) + "\n")

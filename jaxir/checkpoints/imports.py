@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxir.checkpoints.cross_encoder import is_cross_encoder, load_cross_encoder
+from jaxir.checkpoints.hypencoder import is_hypencoder, load_hypencoder
 from jaxir.checkpoints.rank_t5 import is_rank_t5, load_rank_t5
 from jaxir.checkpoints.sentence_transformers import (
     is_sentence_transformer,
@@ -113,6 +114,11 @@ def _sentence_transformer(directory: Path, spec: str) -> Imported:
     return Imported("dense", *load_sentence_transformer(directory))
 
 
+def _hypencoder(directory: Path, spec: str) -> Imported:
+    del spec
+    return Imported("hypencoder", *load_hypencoder(directory), directory)
+
+
 def _rank_t5(directory: Path, spec: str) -> Imported:
     del spec
     return Imported("rank_t5", *load_rank_t5(directory), directory)
@@ -137,6 +143,7 @@ _SCHEMES: dict[str, Callable[[str], Imported]] = {"dpr:": _dpr, "t5x:": _t5x}
 _FOLDERS: tuple[tuple[Callable[[Path], bool], Callable[[Path, str], Imported]], ...] = (
     (is_cross_encoder, _cross_encoder),
     (is_sentence_transformer, _sentence_transformer),
+    (is_hypencoder, _hypencoder),
     (is_rank_t5, _rank_t5),
     (is_t5, _t5),
     (_has_config, _plain),

@@ -216,8 +216,9 @@ def load_model(
     ==================== ============================================================
     a folder             ours (``model.json``), sentence-transformers
                          (``modules.json``), or Hugging Face's: a T5 (kind ``t5``),
-                         a sequence classifier with one label (``rank_bert``), or a
-                         bare BERT, RoBERTa or DistilBERT (``dense``)
+                         a sequence classifier with one label (``rank_bert``), a
+                         Hypencoder of its authors (``hypencoder``), or a bare BERT,
+                         RoBERTa or DistilBERT (``dense``)
     ``hf:ID``            the same, from the Hugging Face hub or its cache
     ``dpr:Q,C``          DPR's question and context encoders, folders or ``hf:ID``
     ``t5x:PATH``         a T5X checkpoint of a T5 (kind ``t5``), with a tokenizer in

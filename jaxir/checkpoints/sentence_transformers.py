@@ -18,6 +18,7 @@ from jaxir.checkpoints.huggingface import (
     backbone_params,
     export_backbone,
     load_backbone,
+    write_tokenizer_config,
 )
 from jaxir.checkpoints.rules import TRANSPOSE, Rule, apply_rules, invert
 from jaxir.checkpoints.weights import read_json, read_weights, resolve, save_weights
@@ -327,7 +328,7 @@ def export_sentence_transformer(
     tower = params["shared"]
     export_backbone(config.backbone, tower["backbone"], directory)
     tokenizer.save(directory)
-    _write_tokenizer_config(directory, config, length)
+    write_tokenizer_config(directory, length)
     modules = ["Transformer", "Pooling"]
     size = config.backbone.hidden_size
     theirs = {ours: name for name, ours in _POOLING_NAMES.items()}[config.pooling]
@@ -384,15 +385,6 @@ def _write_projection(config: DenseConfig, projection: Params, folder: Path) -> 
             "activation_function": names[activation],
         },
     )
-
-
-def _write_tokenizer_config(directory: Path, config: DenseConfig, length: int) -> None:
-    """Completes what the tokenizer's own files do not say to transformers."""
-    path = directory / "tokenizer_config.json"
-    settings = read_json(path) if path.is_file() else {}
-    settings.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
-    settings["model_max_length"] = length
-    _write_json(path, settings)
 
 
 def _write_json(path: Path, data: Any) -> None:

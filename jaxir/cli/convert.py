@@ -3,18 +3,20 @@
   jaxir convert hf:sentence-transformers/all-MiniLM-L6-v2 jaxir:models/minilm
   jaxir convert hf:ID jaxir:DIR --set pooling=cls --set towers=separate
   jaxir convert dpr:hf:QUESTION_ID,hf:CONTEXT_ID jaxir:models/dpr
+  jaxir convert hf:jfkback/hypencoder.6_layer jaxir:models/hypencoder
   jaxir convert t5x:checkpoint_1050700 hf:rankt5-large --tokenizer hf:google-t5/t5-large
   jaxir convert jaxir:models/mine hf:exported
 
 FROM is hf:ID_OR_DIR (sentence-transformers, a bare BERT, RoBERTa or DistilBERT, one of
-them as a classifier with one label, a T5), t5x:DIR (a T5X checkpoint),
-dpr:QUESTION,CONTEXT or jaxir:DIR.  TO is one of
+them as a classifier with one label, a T5, a Hypencoder of the paper's authors), t5x:DIR
+(a T5X checkpoint), dpr:QUESTION,CONTEXT or jaxir:DIR.  TO is one of
 
   jaxir:DIR  any model
   hf:DIR     a bi-encoder as a sentence-transformers folder, or two, query/ and
              document/, for separate towers; a BERT cross-encoder as a sequence
              classifier; a T5 or an EncDec reranker as T5ForConditionalGeneration; an
-             Enc reranker as T5EncoderModel and score_head.safetensors
+             Enc reranker as T5EncoderModel and score_head.safetensors; a Hypencoder
+             for its authors' code
   t5x:DIR    a T5 or a RankT5 as DIR/checkpoint_0 in T5X's native layout, and its
              tokenizer
 """
@@ -210,7 +212,7 @@ def _write_huggingface(model: Any, source: str, directory: Path, command: str) -
     del source, command
     _check_kind(model, _HUGGINGFACE)
     with atomic_directory(directory) as place:
-        _HUGGINGFACE[model.kind](model, place)
+        _HUGGINGFACE[model.kind](model, place, directory)
 
 
 def _write_t5x(model: Any, source: str, directory: Path, command: str) -> None:
@@ -252,9 +254,10 @@ def _check_kind(model: Any, kinds: Iterable[str]) -> None:
         raise InputError("FROM", f"a model of kind {model.kind!r}", expected)
 
 
-def _sentence_transformer(model: Any, place: Path) -> None:
+def _sentence_transformer(model: Any, place: Path, final: Path) -> None:
     from jaxir.checkpoints.sentence_transformers import export_sentence_transformer
 
+    del final
     if model.config.towers == "shared":
         export_sentence_transformer(model.config, model.params, model.tokenizer, place)
         return
@@ -265,30 +268,43 @@ def _sentence_transformer(model: Any, place: Path) -> None:
         )
 
 
-def _t5(model: Any, place: Path) -> None:
+def _t5(model: Any, place: Path, final: Path) -> None:
     from jaxir.checkpoints.t5_huggingface import export_t5
 
+    del final
     export_t5(model.config, model.params, place, tokenizer=model.tokenizer)
 
 
-def _rank_t5(model: Any, place: Path) -> None:
+def _rank_t5(model: Any, place: Path, final: Path) -> None:
     from jaxir.checkpoints.rank_t5 import export_rank_t5
 
+    del final
     export_rank_t5(model.config, model.params, place, tokenizer=model.tokenizer)
 
 
-def _cross_encoder(model: Any, place: Path) -> None:
+def _cross_encoder(model: Any, place: Path, final: Path) -> None:
     from jaxir.checkpoints.cross_encoder import export_cross_encoder
 
+    del final
     export_cross_encoder(model.config, model.params, place, tokenizer=model.tokenizer)
 
 
+def _hypencoder(model: Any, place: Path, final: Path) -> None:
+    from jaxir.checkpoints.hypencoder import export_hypencoder
+
+    export_hypencoder(
+        model.config, model.params, place, tokenizer=model.tokenizer, final=final
+    )
+
+
 _T5 = ("t5", "rank_t5")
-_HUGGINGFACE: dict[str, Callable[[Any, Path], None]] = {
+# Each writes at a temporary place what will stand at its final one.
+_HUGGINGFACE: dict[str, Callable[[Any, Path, Path], None]] = {
     "dense": _sentence_transformer,
     "t5": _t5,
     "rank_t5": _rank_t5,
     "rank_bert": _cross_encoder,
+    "hypencoder": _hypencoder,
 }
 _WRITERS: dict[str, Callable[[Any, str, Path, str], None]] = {
     "jaxir": _write_own,
