@@ -32,6 +32,7 @@ from jaxir.numerics import NEG_INF
 from jaxir.topk import (
     empty_ranking,
     gather_top_k,
+    marked,
     merge_top_k,
     streaming_top_k,
     update_top_k,
@@ -40,6 +41,7 @@ from jaxir.types import Ranking
 from jaxir.vectors import (
     BLOCK_ROWS,
     BlockedVectors,
+    OpenVectors,
     device_blocks,
     device_budget,
     host_blocks,
@@ -48,7 +50,6 @@ from jaxir.vectors import (
 )
 
 __all__ = [
-    "OpenVectors",
     "Programs",
     "Score",
     "open_vectors",
@@ -70,11 +71,6 @@ frozen dataclass, never a fresh ``lambda``.
 # --- what is compiled, once for each score function and shape ------------------------
 
 
-def _marked(scores: Float[Array, "B N"]) -> Float[Array, "B N"]:
-    """Scores with ``+inf`` for what is not a finite number."""
-    return jnp.where(jnp.abs(scores) < -NEG_INF, scores, -NEG_INF)
-
-
 def _existing(
     scores: Float[Array, "B N"],
     valid_from: Int[Array, ""] | int,
@@ -82,7 +78,7 @@ def _existing(
 ) -> Float[Array, "B N"]:
     row = jnp.arange(scores.shape[1])
     exists = jnp.expand_dims((row >= valid_from) & (row < valid_to), 0)
-    return jnp.where(exists, _marked(scores), NEG_INF)
+    return jnp.where(exists, marked(scores), NEG_INF)
 
 
 def _scan(
@@ -138,7 +134,7 @@ def _fold(
     block: Float[Array, "N E"],
     first_row: Int[Array, ""] | int,
 ) -> Ranking:
-    return update_top_k(running, _marked(score(queries, block)), first_row)
+    return update_top_k(running, score(queries, block), first_row, mark=True)
 
 
 def _fold_partial(
@@ -311,10 +307,10 @@ def stream_search(
     places = list(devices) if devices is not None else jax.local_devices()
     longest = max((len(shard) for shard in shards), default=1)
     rows = min(block_rows, max(16, 1 << (longest - 1).bit_length()))
-    num_queries = jax.tree.leaves(queries)[0].shape[0]
-    at = [jax.device_put(queries, place) for place in places]
+    at = [_put(queries, place) for place in places]
     running = [
-        jax.device_put(empty_ranking((num_queries,), k), place) for place in places
+        jax.device_put(empty_ranking((_batch_size(queries),), k), place)
+        for place in places
     ]
     turns = itertools.cycle(range(len(places)))
     in_flight: collections.deque[jax.Array] = collections.deque()
@@ -339,18 +335,15 @@ def stream_search(
     return _checked(found, queries, functools.partial(row_of_shards, shards))
 
 
-class OpenVectors(NamedTuple):
-    """Vectors ready to be searched.
+def _batch_size(queries: Any) -> int:
+    return jax.tree.leaves(queries)[0].shape[0]
 
-    Attributes:
-      num_docs: rows.
-      width: ``E``.
-      search: ``search(queries, k) -> Ranking`` of numpy arrays.
-    """
 
-    num_docs: int
-    width: int
-    search: Callable[[Any, int], Ranking]
+def _put(queries: Any, place: jax.Device) -> Any:
+    """Queries on a device; the devices of one CPU share one copy of them."""
+    if place.platform == "cpu":
+        queries = jax.tree.map(np.asarray, queries)
+    return jax.device_put(queries, place, may_alias=True)
 
 
 def open_vectors(
@@ -358,7 +351,7 @@ def open_vectors(
     shards: Sequence[np.ndarray],
     *,
     budget: int | None = None,
-    block_rows: int = BLOCK_ROWS,
+    block_rows: Callable[[int], int] = lambda num_queries: BLOCK_ROWS,
     dtype: str | None = None,
 ) -> OpenVectors:
     """Puts vectors on the devices if they fit there, else streams them from the host.
@@ -367,7 +360,7 @@ def open_vectors(
       score: scores a block.
       shards: ``[rows, E]`` arrays in order, plain or memory-mapped.
       budget: bytes that the devices may hold; None for ``device_budget()``.
-      block_rows: documents of a block.
+      block_rows: from the queries of a batch to the documents of a block.
       dtype: storage on the devices; None for that of the shards.
     """
     num_docs = sum(len(shard) for shard in shards)
@@ -377,15 +370,16 @@ def open_vectors(
     if num_docs * width * stored.itemsize > budget:
 
         def stream(queries: Any, k: int) -> Ranking:
-            return stream_search(score, queries, shards, k, block_rows=block_rows)
+            rows = block_rows(_batch_size(queries))
+            return stream_search(score, queries, shards, k, block_rows=rows)
 
         return OpenVectors(num_docs, width, stream)
     mesh = Mesh(np.array(jax.local_devices()), ("data",))
-    blocks = device_blocks(shards, mesh=mesh, block_rows=block_rows, dtype=dtype)
+    vectors = device_blocks(shards, mesh=mesh, block_rows=block_rows(1), dtype=dtype)
 
     def resident(queries: Any, k: int) -> Ranking:
         queries = jax.tree.map(jnp.asarray, queries)
-        found = programs(score).sharded(queries, blocks.blocks, num_docs, k, mesh)
+        found = programs(score).sharded(queries, vectors.blocks, num_docs, k, mesh)
         found = jax.device_get(found)
         return _checked(found, queries, functools.partial(row_of_shards, shards))
 

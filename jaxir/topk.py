@@ -64,13 +64,18 @@ def _take(
     return jnp.take_along_axis(values, at, axis=-1, mode="promise_in_bounds")
 
 
+def marked(scores: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Scores with ``+inf`` for what is not a finite number: it comes first."""
+    return jnp.where(jnp.abs(scores) < -NEG_INF, scores, -NEG_INF)
+
+
 def _group_maxima(
-    grouped: Float[Array, "*batch groups size"],
+    grouped: Float[Array, "*batch groups size"], mark: bool = False
 ) -> Float[Array, "*batch groups"]:
-    """Maxima of groups, NaN left out."""
+    """Maxima of groups, NaN left out or marked."""
     # XLA's maximum on a CPU neither spreads nor skips NaN: none may reach it.
-    numbers = jnp.where(grouped > NEG_INF, grouped, NEG_INF)
-    return _canonical(jnp.max(numbers, axis=-1))
+    left = marked(grouped) if mark else jnp.where(grouped > NEG_INF, grouped, NEG_INF)
+    return _canonical(jnp.max(left, axis=-1))
 
 
 def _group_size(num_scores: int, k: int) -> int:
@@ -126,6 +131,7 @@ def _candidates(
     grouped: Float[Array, "*batch groups size"],
     maxima: Float[Array, "*batch groups"],
     width: int,
+    mark: bool = False,
 ) -> tuple[Float[Array, "*batch m"], Int[Array, "*batch m"]]:
     """Scores and positions of the members of the ``width`` best groups, in order."""
     *batch, _, size = grouped.shape
@@ -138,6 +144,7 @@ def _candidates(
     members = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
     rows = jnp.broadcast_to(groups.astype(jnp.int32) * size, scores.shape) + members
     flat = (*batch, width * size)
+    scores = marked(scores) if mark else scores
     return _canonical(scores).reshape(flat), rows.reshape(flat)
 
 
@@ -189,7 +196,11 @@ def merge_after(earlier: Ranking, later: Ranking) -> Ranking:
 
 
 def update_top_k(
-    running: Ranking, scores: Float[Array, "*batch n"], first_row: Int[Array, ""] | int
+    running: Ranking,
+    scores: Float[Array, "*batch n"],
+    first_row: Int[Array, ""] | int,
+    *,
+    mark: bool = False,
 ) -> Ranking:
     """Folds the scores of the next block of rows into a running top-k.
 
@@ -200,15 +211,18 @@ def update_top_k(
       running: ``[..., K]`` best of the rows below ``first_row``.
       scores: ``[..., N]`` of rows ``first_row`` and on; ``-inf`` where there is none.
       first_row: row of the block's first document.
+      mark: every row exists, and a score that is not a finite number counts as
+        ``+inf`` instead of as no document: the caller will see it and refuse.
     """
     *batch, num_scores = scores.shape
     kept = running.scores.shape[-1]
     # Smaller groups than alone: most blocks need few of them.
     size = max(_group_size(num_scores, max(kept // 4, 1)), 1)
     if size == 1 or num_scores % size:
+        scores = marked(scores) if mark else scores
         return merge_after(running, _offset(top_k(scores, kept), first_row))
     grouped = scores.reshape(*batch, num_scores // size, size)
-    maxima = _group_maxima(grouped)
+    maxima = _group_maxima(grouped, mark)
     beating = jnp.sum(maxima > running.scores[..., -1:], axis=-1)
     full = min(kept, maxima.shape[-1])
     widths = [width for width in _WIDTHS if width < full] + [full]
@@ -222,7 +236,7 @@ def update_top_k(
             grouped: Float[Array, "*batch groups size"],
             maxima: Float[Array, "*batch groups"],
         ) -> Ranking:
-            candidates, rows = _candidates(grouped, maxima, width)
+            candidates, rows = _candidates(grouped, maxima, width, mark)
             return merge_after(running, Ranking(rows + first_row, candidates))
 
         return branch

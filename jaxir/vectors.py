@@ -5,8 +5,8 @@ on the host they stay shards of any length, plain or memory-mapped, from which b
 are taken with as few copies as possible.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from jaxir.types import Ranking
+
 __all__ = [
     "BLOCK_ROWS",
     "BlockedVectors",
     "HostBlock",
+    "OpenVectors",
     "device_blocks",
     "device_budget",
     "host_blocks",
@@ -39,6 +42,20 @@ class BlockedVectors(NamedTuple):
 
     blocks: Array
     num_docs: int
+
+
+class OpenVectors(NamedTuple):
+    """Vectors ready to be searched.
+
+    Attributes:
+      num_docs: rows.
+      width: ``E``.
+      search: ``search(queries, k) -> Ranking`` of numpy arrays.
+    """
+
+    num_docs: int
+    width: int
+    search: Callable[[Any, int], Ranking]
 
 
 def device_blocks(

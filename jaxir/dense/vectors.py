@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxir import blocks
-from jaxir.blocks import OpenVectors
 from jaxir.dense.search import dot_scores
-from jaxir.vectors import device_budget
+from jaxir.vectors import OpenVectors, device_budget
 
 __all__ = ["OpenVectors", "device_budget", "open_vectors"]
 
