@@ -163,9 +163,9 @@ def run_batches(
     fill: bool = False,
     fine: bool = False,
     boundaries: np.ndarray | None = None,
-    finish: Callable[[list], Sequence[jax.Array]] = list,
+    finish: Callable[[list], Sequence[Any]] = list,
     group: int = 1,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, Any]]:
     """Yields ``(rows, results)`` of each batch, two other groups being under way.
 
     Args:
@@ -201,7 +201,7 @@ def run_batches(
         fill=fill,
         fine=fine,
     )
-    under_way: collections.deque[tuple[list[Batch], Sequence[jax.Array]]]
+    under_way: collections.deque[tuple[list[Batch], Sequence[Any]]]
     under_way = collections.deque()
     for batches in _groups(plan, group):
         started = [
@@ -225,9 +225,13 @@ def _groups(plan: Sequence[Batch], most: int) -> Iterator[list[Batch]]:
 
 
 def _fetch(
-    batches: Sequence[Batch], results: Sequence[jax.Array]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    batches: Sequence[Batch], results: Sequence[Any]
+) -> Iterator[tuple[np.ndarray, Any]]:
     # Only now does the host wait, with later batches already on the device.
     for batch, values in zip(batches, results, strict=False):
-        real = len(batch.rows)
-        yield batch.rows, jax.tree.map(lambda x: np.asarray(x)[:real], values)  # noqa: B023
+        yield batch.rows, _cut(values, len(batch.rows))
+
+
+def _cut(values: Any, rows: int) -> Any:
+    """The first rows of each array, in host memory."""
+    return jax.tree.map(lambda x: np.asarray(x)[:rows], values)

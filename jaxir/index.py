@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +18,7 @@ import numpy as np
 from jaxir.bm25 import Bm25Config, build_bm25
 from jaxir.data.collection import Collection, open_collection
 from jaxir.errors import InputError
-from jaxir.files import locked
+from jaxir.files import locked, sha256_file
 from jaxir.manifest import (
     Manifest,
     check_replaceable,
@@ -26,15 +26,13 @@ from jaxir.manifest import (
     write_doc_ids,
     write_index,
 )
+from jaxir.openers import GRAPH, shards_fingerprint
 from jaxir.progress import progress_bar
 
 if TYPE_CHECKING:
     from jaxir.checkpoints.model_dir import Model
 
 __all__ = ["BUILDERS", "BuildOptions", "add_neighbors", "build_index"]
-
-GRAPH = "graph"
-"""Folder of the neighbour graph in an index."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,9 +160,11 @@ def _build_vectors(job: Job) -> None:
         "self_contained": options.self_contained,
     }
     if options.neighbors is not None:
+        hashes = map(sha256_file, encoded.paths)
         details |= _build_graph(
-            partial / GRAPH, encoded.paths, options.neighbors, options.graph_backend
-        )
+            partial / GRAPH, encoded.paths, hashes, options.neighbors,
+            options.graph_backend,
+        )  # fmt: skip
     with _writing(job, job.model.kind, details) as folder:
         (folder / "vectors").mkdir()
         for path in encoded.paths:
@@ -177,13 +177,17 @@ def _build_vectors(job: Job) -> None:
 
 
 def _build_graph(
-    place: Path, paths: Sequence[Path], degree: int, backend: str
+    place: Path, paths: Sequence[Path], hashes: Iterable[str], degree: int, backend: str
 ) -> dict[str, Any]:
     """Finds the neighbours, going on where an interrupted run stopped."""
     from jaxir.hyper.neighbors import build_neighbors
 
     shards = [np.load(path, mmap_mode="r") for path in paths]
-    build_neighbors(shards, degree, place, backend=backend)
+    build_neighbors(
+        shards, degree, place,
+        backend=backend,  # type: ignore[arg-type]
+        fingerprint=shards_fingerprint(hashes),
+    )  # fmt: skip
     return {"neighbors": degree}
 
 
@@ -217,7 +221,7 @@ def add_neighbors(
 
     The index is exchanged as a whole once the graph is complete; its vectors are not
     copied where the system knows links.  A run that was interrupted goes on where it
-    stopped, from ``<directory>.graph``.
+    stopped, from ``<directory>.graph.partial``.
 
     Args:
       directory: an index of kind ``hypencoder``.
@@ -236,14 +240,16 @@ def add_neighbors(
         manifest = read_manifest(directory)
         _check_graph(manifest.kind, directory)
         partial = directory.with_name(f"{directory.name}.graph")
-        shards = [directory / name for name in manifest.details["shards"]]
-        details = manifest.details | _build_graph(partial, shards, degree, backend)
+        names = manifest.details["shards"]
+        paths = [directory / name for name in names]
+        hashes = (manifest.files[name]["sha256"] for name in names)
+        built = _build_graph(partial, paths, hashes, degree, backend)
         with write_index(
             directory,
             kind=manifest.kind,
             counts=manifest.counts,
             model_fingerprint=manifest.model_fingerprint,
-            details=details,
+            details=manifest.details | built,
         ) as folder:
             for name in manifest.files:
                 if not name.startswith(f"{GRAPH}/"):

@@ -4,8 +4,9 @@
 :data:`OPENERS`.
 """
 
+import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,19 +15,36 @@ import numpy as np
 
 from jaxir.errors import InputError
 from jaxir.manifest import Manifest
+from jaxir.progress import say
 from jaxir.types import Ranking
 
 if TYPE_CHECKING:
     from jaxir.checkpoints.model_dir import Model
     from jaxir.hyper.graph import GraphSearchConfig
+    from jaxir.hyper.qnet import QNetSpec, QNetWeights
 
-__all__ = ["MODES", "OPENERS", "QUERY_BATCHES", "Found", "Opening", "RankTexts"]
+__all__ = [
+    "GRAPH",
+    "MODES",
+    "OPENERS",
+    "QUERY_BATCHES",
+    "Found",
+    "Opening",
+    "RankTexts",
+    "shards_fingerprint",
+]
+
+GRAPH = "graph"
+"""Folder of the neighbour graph in an index."""
 
 MODES = ("exhaustive", "graph")
 """Ways through an index: every document, or those a walk along a graph comes by."""
 
 QUERY_BATCHES = (1, 8, 64)
 """Queries searched together: each number is compiled once for each ``k``."""
+
+QNET_BATCH = 8
+"""Queries that become q-nets together, if not one alone: 14 MB each at 6 x 768."""
 
 
 class Found(NamedTuple):
@@ -96,6 +114,111 @@ def _open_dense(opening: Opening) -> RankTexts:
     return rank
 
 
+def _open_hypencoder(opening: Opening) -> RankTexts:
+    from jaxir.encode import TextEncoder
+    from jaxir.mesh import make_mesh
+
+    model, shards = _model_of(opening), _shards(opening)
+    spec = model.config.qnet
+    _check_width(opening, shards[0].shape[1], spec.row_width)
+    open_mode = _walking if opening.mode == "graph" else _scoring_all
+    search = open_mode(opening, spec, shards)
+    # One device makes q-nets: a lone query cannot be split between several.
+    encoder = TextEncoder(model, side="query", mesh=make_mesh(1))
+
+    def rank(texts: Sequence[str], k: int) -> Found:
+        parts, scored = [], 0
+        for start in range(0, len(texts), QNET_BATCH):
+            batch = texts[start : start + QNET_BATCH]
+            weights = encoder.on_devices(batch, QNET_BATCH if len(batch) > 1 else 1)
+            ranking, counts = search(weights, k)
+            parts.append(_first(ranking, len(batch)))
+            scored += int(counts[: len(batch)].sum())
+        columns = zip(*parts, strict=True)
+        return Found(Ranking(*map(np.concatenate, columns)), scored)
+
+    return rank
+
+
+SearchQNets = Callable[["QNetWeights", int], tuple[Ranking, np.ndarray]]
+"""``search(weights, k)``: the ranking, and of each query the documents scored."""
+
+
+def _scoring_all(
+    opening: Opening, spec: "QNetSpec", shards: Sequence[np.ndarray]
+) -> SearchQNets:
+    """Every document, wherever the vectors are searched fastest."""
+    import jax
+
+    from jaxir.hyper.search import open_vectors
+    from jaxir.mesh import make_mesh, replicated
+
+    vectors, everywhere = open_vectors(spec, shards), replicated(make_mesh())
+
+    def search(weights: "QNetWeights", k: int) -> tuple[Ranking, np.ndarray]:
+        count = weights.output.shape[0]
+        ranking = vectors.search(jax.device_put(weights, everywhere), k)
+        return ranking, np.full(count, vectors.num_docs)
+
+    return search
+
+
+def _walking(
+    opening: Opening, spec: "QNetSpec", shards: Sequence[np.ndarray]
+) -> SearchQNets:
+    """What a walk along the neighbour graph comes by."""
+    import jax
+
+    from jaxir.hyper.graph import GraphSearchConfig, graph_search, graph_vectors
+    from jaxir.vectors import device_budget
+
+    num_docs, config = sum(map(len, shards)), opening.graph or GraphSearchConfig()
+    graph = _neighbors(opening, num_docs)
+    # Of one device, unlike the budget; 0 is a CPU's, where the host's memory serves.
+    room = device_budget() // jax.local_device_count()
+    needed = sum(shard.nbytes for shard in shards) + graph.nbytes
+    if 0 < room < needed:
+        raise InputError(
+            opening.directory,
+            f"{needed / 1e9:.1f} GB of vectors and neighbours for mode 'graph'",
+            f"at most {room / 1e9:.1f} GB, the device's",
+            "mode 'exhaustive' streams them; jaxir index --dtype float16 halves them",
+        )
+    if config.entry_points > num_docs:
+        say(f"entry points: all {num_docs:,} documents, as there are no more")
+    vectors = graph_vectors(shards)
+    neighbors = jax.device_put(graph, vectors.sharding, may_alias=True)
+
+    def search(weights: "QNetWeights", k: int) -> tuple[Ranking, np.ndarray]:
+        found = graph_search(spec, weights, vectors, neighbors, k, config)
+        return found.ranking, found.scored
+
+    return search
+
+
+def _neighbors(opening: Opening, num_docs: int) -> np.ndarray:
+    """Rows ``[N, degree]`` of each document's neighbours, memory-mapped."""
+    from jaxir.hyper.neighbors import open_neighbors
+
+    directory, manifest = opening.directory, opening.manifest
+    if manifest.details.get("neighbors") is None:
+        raise InputError(
+            directory, "an index without a neighbour graph", "one for mode 'graph'",
+            f"add it: jaxir index --index {directory} --neighbors 100",
+        )  # fmt: skip
+    hashes = (manifest.files[name]["sha256"] for name in manifest.details["shards"])
+    return open_neighbors(directory / GRAPH, num_docs, shards_fingerprint(hashes))
+
+
+def shards_fingerprint(hashes: Iterable[str]) -> str:
+    """What a graph remembers of the vectors it is of, without reading them again.
+
+    Args:
+      hashes: the sha256 of each file of vectors, as the manifest has them.
+    """
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
 def _shards(opening: Opening) -> list[np.ndarray]:
     """The stored vectors, memory-mapped."""
     names = opening.manifest.details["shards"]
@@ -145,6 +268,6 @@ def _model_of(opening: Opening) -> "Model":
 
 
 OPENERS: Mapping[str, Callable[[Opening], RankTexts]] = MappingProxyType(
-    {"bm25": _open_bm25, "dense": _open_dense}
+    {"bm25": _open_bm25, "dense": _open_dense, "hypencoder": _open_hypencoder}
 )
 """What opens an index of each kind."""

@@ -121,7 +121,7 @@ def make_validation(
 
     Raises:
       InputError: see :func:`draw_sample`; or a cross-encoder without candidates, or
-        with a run that does not fit.
+        with a run that does not fit.  When called: scores that are not finite.
     """
     sample = draw_sample(collection, config)
     make = _searching if family(model.kind).score is None else _reranking
@@ -164,7 +164,6 @@ def _searching(
                 run[name] = {
                     doc_ids[row]: float(score)
                     for row, score in zip(ids, scores, strict=True)
-                    if row >= 0  # none where a diverged model's score is NaN
                 }
         return run
 
@@ -180,7 +179,13 @@ def _scores(match: Callable, queries: Any, docs: np.ndarray) -> np.ndarray:
         first = min(start, len(docs) - rows)
         found = np.asarray(match(queries, docs[first : first + rows]))
         parts.append(found[:, start - first :])
-    return np.concatenate(parts, axis=1)
+    scores = np.concatenate(parts, axis=1)
+    if not np.isfinite(scores).all():
+        raise InputError(
+            "validation", "scores that are not finite", "numbers",
+            "the model has diverged: train it with a lower rate",
+        )  # fmt: skip
+    return scores
 
 
 def _reranking(

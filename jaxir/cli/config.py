@@ -22,6 +22,7 @@ from jaxir.files import resource_directory
 
 __all__ = [
     "configured",
+    "configured_from",
     "configured_run",
     "operative_config",
     "parse_gin",
@@ -295,6 +296,32 @@ def _explained(bound: Callable[..., Any]) -> Callable[..., Any]:
             raise
 
     return call
+
+
+def configured_from(
+    files: Sequence[str], bindings: Sequence[str], target: Callable[..., Any]
+) -> Any:
+    """What ``target``, a dataclass, becomes with the values of gin files.
+
+    Args:
+      files: as for :func:`parse_gin`.
+      bindings: statements beside the files, which win.
+      target: what is called.
+
+    Raises:
+      InputError: as :func:`parse_gin`; files that say nothing of ``target``, or a
+        binding that it does not read.
+    """
+    parse_gin(files, bindings)
+    selector = f"{target.__module__}.{target.__qualname__}"
+    if ("", selector) not in _gin().config._CONFIG:  # as in _check_types
+        name = target.__qualname__
+        raise InputError(
+            ", ".join(files) or "--gin", f"nothing about {name}", f"values of {name}",
+            "see the folder gin/search",
+        )  # fmt: skip
+    reject_unused(bindings, target)
+    return configured(target)()
 
 
 def configured_run(default: Callable[..., Any]) -> Callable[..., Any]:

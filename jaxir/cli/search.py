@@ -1,11 +1,29 @@
 """Search an index with a collection's queries and write a TREC run.
 
-jaxir search --index I --queries C:split --output run.trec [--k 1000]
+  jaxir search --index I --queries C:split --output run.trec [--k 1000]
+  jaxir search --index I --queries C:split --output run.trec --mode graph \\
+      --gin_file search/hyper_efficient1.gin
+
+A Hypencoder's index is searched exhaustively, or along the graph of neighbors that
+jaxir index --neighbors put into it; it is then said how many documents were scored.
 """
 
 import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxir.hyper.graph import GraphSearchConfig
 
 __all__ = ["add_arguments", "run"]
+
+# flag -> field of GraphSearchConfig
+_GRAPH = {
+    "entry_points": "entry_points",
+    "explore": "explore",
+    "iterations": "iterations",
+    "rule": "rule",
+    "graph_seed": "seed",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +35,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--k", type=int, default=1000, help="results a query (1000)")
     parser.add_argument("--model", help="the model that encoded the index, if moved")
     parser.add_argument("--tag", help="last column of the run; by default the kind")
+    parser.add_argument(
+        "--mode", default="exhaustive",
+        help="of a Hypencoder's index: exhaustive (default) or graph",
+    )  # fmt: skip
+    group = parser.add_argument_group("graph search (Algorithm 1 of the paper)")
+    group.add_argument(
+        "--entry_points", type=int, help="random documents to begin from (10000)"
+    )
+    group.add_argument(
+        "--explore", type=int, help="documents to go on from in an iteration (64)"
+    )
+    group.add_argument("--iterations", type=int, help="at most so many (16)")
+    group.add_argument(
+        "--rule", help="which documents are gone on from: paper (default) or released"
+    )
+    group.add_argument(
+        "--no_early_stop", action="store_true", help="always do all iterations"
+    )
+    group.add_argument("--graph_seed", type=int, help="of the entry points (43)")
+    group.add_argument(
+        "--gin_file", action="append", default=[], metavar="FILE",
+        help="settings of the graph search, as search/hyper_efficient1.gin",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.epilog = "--gin.NAME=VALUE overrides a macro or a parameter of --gin_file."
+    parser.set_defaults(gin_bindings=[])
 
 
 def _read_queries(spec: str) -> dict[str, str]:
@@ -30,6 +73,44 @@ def _read_queries(spec: str) -> dict[str, str]:
         return read_queries(spec)
     name, split = split_spec(spec)
     return open_collection(name).queries(split)
+
+
+def _graph_config(args: argparse.Namespace) -> "GraphSearchConfig | None":
+    """The settings of files, then bindings, then flags; None outside graph search.
+
+    Raises:
+      InputError: settings that nothing would read.
+    """
+    from jaxir.errors import InputError
+
+    flags: dict[str, Any] = {
+        field: getattr(args, flag)
+        for flag, field in _GRAPH.items()
+        if getattr(args, flag) is not None
+    }
+    if args.no_early_stop:
+        flags["early_stop"] = False
+    if args.mode != "graph":
+        given = [flag for flag in _GRAPH if getattr(args, flag) is not None]
+        given += ["no_early_stop"] * args.no_early_stop + ["gin_file"] * bool(
+            args.gin_file
+        )
+        given += [f"gin.{text.partition(' =')[0]}" for text in args.gin_bindings]
+        if given:
+            raise InputError(
+                f"--{given[0]}", f"given with --mode {args.mode}", "--mode graph"
+            )
+        return None
+    import dataclasses
+
+    from jaxir.hyper.graph import GraphSearchConfig
+
+    config = GraphSearchConfig()
+    if args.gin_file or args.gin_bindings:
+        from jaxir.cli.config import configured_from
+
+        config = configured_from(args.gin_file, args.gin_bindings, GraphSearchConfig)
+    return dataclasses.replace(config, **flags)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,28 +126,41 @@ def run(args: argparse.Namespace) -> int:
     queries = _read_queries(args.queries)
     if not queries:
         raise InputError(args.queries, "no queries", "at least one")
-    if read_manifest(args.index).kind != "bm25":
+    kind = read_manifest(args.index).kind
+    if kind == "dense":
         from jaxir.mesh import use_cpu_cores
 
         use_cpu_cores()
-    searcher = open_index(args.index, model=args.model)
+    searcher = open_index(
+        args.index, model=args.model, mode=args.mode, graph=_graph_config(args)
+    )
     start = time.perf_counter()
     found = searcher.search(queries, k=args.k)
     seconds = time.perf_counter() - start
     write_run(args.output, found, tag=args.tag or searcher.kind)
     results = sum(len(scored) for scored in found.values())
+    scored = searcher.docs_scored / len(found)
     if args.json:
         result = {
             "output": args.output,
             "index": args.index,
+            "mode": searcher.mode,
             "queries": len(found),
             "results": results,
+            "docs": searcher.num_docs,
+            "docs_scored": round(scored, 1),
             "seconds": round(seconds, 3),
         }
         print(json.dumps(result))
-    else:
+        return 0
+    say(
+        f"{args.output}: {results} results of {len(found)} queries, "
+        f"{1e3 * seconds / len(found):.1f} ms a query"
+    )
+    if kind == "hypencoder":
+        share = scored / searcher.num_docs
         say(
-            f"{args.output}: {results} results of {len(found)} queries, "
-            f"{1e3 * seconds / len(found):.1f} ms a query"
+            f"scored {scored:,.0f} of {searcher.num_docs:,} documents a query "
+            f"({share:.1%})".replace("%", " %")
         )
     return 0
