@@ -23,7 +23,7 @@ LAYERS = [
     {"__init__", "errors", "files", "progress", "types"},
     {"numerics", "text", "text_backends", "pairs", "data", "manifest"},
     {"topk", "losses", "mesh", "bucketing", "vectors", "blocks"},
-    {"nn"},
+    {"nn", "objective"},
     FAMILIES,
     {"families"},
     {"checkpoints", "train"},

@@ -9,9 +9,10 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxir.dense.model import DenseConfig, encode_doc, encode_query
-from jaxir.dense.task import CANDIDATES, DenseLoss, make_task
+from jaxir.dense.task import DenseLoss, make_task
 from jaxir.errors import InputError
 from jaxir.nn.bert import BertConfig
+from jaxir.objective import CANDIDATES
 from jaxir.types import RankBatch, TokenBatch
 
 B, L = 4, 3
@@ -159,7 +160,7 @@ def test_an_answer_among_the_own_negatives_is_distilled_and_not_punished(candida
     rows = jnp.arange(B * L).reshape(B, L)
     batch = batch_of()._replace(where=jnp.ones((B, L), bool), doc_index=rows)
     batch = batch._replace(known_positive=batch.known_positive.at[1, L + 1].set(True))
-    contrast = CANDIDATES[candidates](batch, jnp.zeros((B, B * L)))
+    contrast = CANDIDATES[candidates](batch)
     at = 1 if candidates == "own" else L + 1
     assert not contrast.where[1, at]
     assert contrast.where[1].sum() == contrast.where.shape[1] - 1
