@@ -16,7 +16,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -119,7 +118,7 @@ def build_neighbors(
     degree: int,
     directory: str | os.PathLike,
     *,
-    backend: Literal["jax", "faiss"] = "jax",
+    backend: str = "jax",
     block_rows: int = BLOCK_ROWS,
     piece_rows: int = PIECE_ROWS,
     fingerprint: str | None = None,
@@ -231,7 +230,9 @@ def _rows(
         # behind that many duplicates of it, not: then the last one goes.
         others = near != own[:, None]
         others[others.all(axis=1), -1] = False
-        found[start : start + len(own), :wanted] = near[others].reshape(-1, wanted)
+        found[start : start + len(own), :wanted] = near[others].reshape(
+            len(own), wanted
+        )
     return found
 
 
@@ -288,7 +289,7 @@ def open_neighbors(
         raise InputError(
             directory, "no neighbour graph here", remedy=_REBUILD
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             directory, "a damaged neighbour graph", remedy=_REBUILD
         ) from error
