@@ -201,7 +201,8 @@ def encode_doc(
 ) -> Float[Array, "B W"]:
     """Vectors of documents ``[B, T]``, several of one document beside each other.
 
-    ``W`` is ``num_vectors`` times the towers' width.  Arguments as :func:`encode_query`.
+    ``W`` is ``num_vectors`` times the towers' width; arguments as in
+    :func:`encode_query`.
     """
     count = config.qnet.num_vectors
     if count == 1:
