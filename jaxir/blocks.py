@@ -307,10 +307,10 @@ def stream_search(
     places = list(devices) if devices is not None else jax.local_devices()
     longest = max((len(shard) for shard in shards), default=1)
     rows = min(block_rows, max(16, 1 << (longest - 1).bit_length()))
+    num_queries = jax.tree.leaves(queries)[0].shape[0]
     at = [_put(queries, place) for place in places]
     running = [
-        jax.device_put(empty_ranking((_batch_size(queries),), k), place)
-        for place in places
+        jax.device_put(empty_ranking((num_queries,), k), place) for place in places
     ]
     turns = itertools.cycle(range(len(places)))
     in_flight: collections.deque[jax.Array] = collections.deque()
@@ -335,10 +335,6 @@ def stream_search(
     return _checked(found, queries, functools.partial(row_of_shards, shards))
 
 
-def _batch_size(queries: Any) -> int:
-    return jax.tree.leaves(queries)[0].shape[0]
-
-
 def _put(queries: Any, place: jax.Device) -> Any:
     """Queries on a device; the devices of one CPU share one copy of them."""
     if place.platform == "cpu":
@@ -351,7 +347,7 @@ def open_vectors(
     shards: Sequence[np.ndarray],
     *,
     budget: int | None = None,
-    block_rows: Callable[[int], int] = lambda num_queries: BLOCK_ROWS,
+    block_rows: int = BLOCK_ROWS,
     dtype: str | None = None,
 ) -> OpenVectors:
     """Puts vectors on the devices if they fit there, else streams them from the host.
@@ -360,7 +356,7 @@ def open_vectors(
       score: scores a block.
       shards: ``[rows, E]`` arrays in order, plain or memory-mapped.
       budget: bytes that the devices may hold; None for ``device_budget()``.
-      block_rows: from the queries of a batch to the documents of a block.
+      block_rows: documents of a block.
       dtype: storage on the devices; None for that of the shards.
     """
     num_docs = sum(len(shard) for shard in shards)
@@ -370,12 +366,11 @@ def open_vectors(
     if num_docs * width * stored.itemsize > budget:
 
         def stream(queries: Any, k: int) -> Ranking:
-            rows = block_rows(_batch_size(queries))
-            return stream_search(score, queries, shards, k, block_rows=rows)
+            return stream_search(score, queries, shards, k, block_rows=block_rows)
 
         return OpenVectors(num_docs, width, stream)
     mesh = Mesh(np.array(jax.local_devices()), ("data",))
-    vectors = device_blocks(shards, mesh=mesh, block_rows=block_rows(1), dtype=dtype)
+    vectors = device_blocks(shards, mesh=mesh, block_rows=block_rows, dtype=dtype)
 
     def resident(queries: Any, k: int) -> Ranking:
         queries = jax.tree.map(jnp.asarray, queries)
