@@ -24,7 +24,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -47,7 +47,7 @@ from jaxir.checkpoints.weights import read_json, read_weights, resolve, save_wei
 from jaxir.errors import InputError
 from jaxir.files import atomic_file
 from jaxir.hyper.model import HypencoderConfig, init_params
-from jaxir.nn.tower import TOWERS, tower_name
+from jaxir.nn.tower import TOWERS
 from jaxir.types import Params
 
 __all__ = [
@@ -57,7 +57,7 @@ __all__ = [
     "load_hypencoder",
 ]
 
-_PREFIXES: dict[Literal["query", "doc"], str] = {
+_PREFIXES = {
     "query": "query_encoder.transformer.",
     "doc": "passage_encoder.transformer.",
 }
@@ -189,10 +189,11 @@ def export_hypencoder(
 ) -> None:
     """Writes a folder for the released ``HypencoderDualEncoder.from_pretrained``.
 
-    A shared encoder is written under both of its names: whichever of them a version of
-    transformers asks for, it finds, at the price of the encoder's size once more.
-    Lengths, templates and the encoder's shape are kept in ``config.json`` as well, so
-    that :func:`load_hypencoder` gives the same model to the last bit.
+    A shared encoder is written under the passage encoder's name alone, for safetensors
+    knows no tensor of two names; Hugging Face's conversions do the same, and the
+    released code fills both from it.  Lengths, templates and the encoder's shape are
+    kept in ``config.json`` as well, so that :func:`load_hypencoder` gives the same
+    model to the last bit.
 
     The released code makes its encoders by a model's name before it fills them:
     ``google-bert/bert-base-uncased`` for encoders of that shape.  Another is written to
@@ -214,15 +215,13 @@ def export_hypencoder(
     check_expressible(config, target)
     host = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
     weights = invert(host["head"], _head_rules(config.qnet.depth), where=target)
-    encoders = {
-        name: backbone_weights(config.backbone, host[name]["backbone"], where=target)
-        for name in TOWERS[config.towers]
-    }
-    for side, prefix in _PREFIXES.items():
-        inner = encoders[tower_name(config, side)]
+    for tower in TOWERS[config.towers]:
+        tree = host[tower]["backbone"]
+        prefix = _PREFIXES["query" if tower == "query" else "doc"]
+        inner = backbone_weights(config.backbone, tree, where=target)
         weights |= {prefix + name: array for name, array in inner.items()}
     if not is_bert_base(config.backbone):
-        tree = host[tower_name(config, "query")]["backbone"]
+        # Of two, either: the released code takes the shape alone.
         export_backbone(config.backbone, tree, directory / ENCODER_FOLDER)
     save_weights(directory / "model.safetensors", weights)
     if tokenizer is not None:

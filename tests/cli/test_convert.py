@@ -17,6 +17,8 @@ from jaxir.cli.convert import convert
 from jaxir.dense.model import DenseConfig, init_params
 from jaxir.errors import InputError
 from jaxir.families import family
+from jaxir.hyper.model import HypencoderConfig
+from jaxir.hyper.qnet import QNetSpec
 from jaxir.nn.t5 import T5Config
 from jaxir.rank.model import CrossEncoderConfig, RankT5Config
 from jaxir.text import load_tokenizer
@@ -128,6 +130,9 @@ GATED = dataclasses.replace(
     T5, mlp_activations=("gelu", "linear"), logits_via_embedding=False
 )
 BERT = dataclasses.replace(TINY, pooler=True)
+HYPENCODER = HypencoderConfig(
+    TINY, QNetSpec(16, (16, 16)), query_length=8, doc_length=12
+)
 
 
 def model_of(kind: str, config, folder):
@@ -149,16 +154,17 @@ def model_of(kind: str, config, folder):
         ("rank_t5", RankT5Config(T5, target_id=7, max_length=24)),
         ("rank_t5", RankT5Config(T5, target_id=7, head="enc")),
         ("rank_bert", CrossEncoderConfig(BERT, max_length=16)),
+        ("hypencoder", HYPENCODER),
     ],
-    ids=["t5-1.0", "t5-1.1", "encdec", "enc", "bert"],
+    ids=["t5-1.0", "t5-1.1", "encdec", "enc", "bert", "hypencoder"],
 )
-def test_rerankers_and_t5_there_and_back(scheme, kind, config, tmp_path, capsys):
+def test_other_kinds_there_and_back(scheme, kind, config, tmp_path, capsys):
     model = model_of(kind, config, tmp_path)
     save_model(tmp_path / "model", model)
     target = f"{scheme}:{tmp_path / 'out'}"
     source = f"jaxir:{tmp_path / 'model'}"
-    if (scheme, kind) == ("t5x", "rank_bert"):
-        with pytest.raises(InputError, match="kind 'rank_bert'; expected one of 't5'"):
+    if scheme == "t5x" and kind in ("rank_bert", "hypencoder"):
+        with pytest.raises(InputError, match=f"kind '{kind}'; expected one of 't5'"):
             convert(source, target)
         assert not (tmp_path / "out").exists()
         return
@@ -175,6 +181,20 @@ def test_rerankers_and_t5_there_and_back(scheme, kind, config, tmp_path, capsys)
         assert jax.tree.all(jax.tree.map(np.array_equal, found.params, model.params))
     else:
         assert (again["kind"], again["fingerprint"]) == (kind, model.fingerprint)
+
+
+def test_a_hypencoder_names_its_encoder_where_it_will_stand(tmp_path):
+    model = model_of("hypencoder", HYPENCODER, tmp_path)
+    save_model(tmp_path / "model", model)
+    convert(str(tmp_path / "model"), f"hf:{tmp_path / 'hf'}")
+    data = json.loads((tmp_path / "hf" / "config.json").read_text())
+    encoder = tmp_path / "hf" / "encoder"
+    assert data["query_encoder_kwargs"]["model_name_or_path"] == str(encoder)
+    assert (encoder / "model.safetensors").is_file()
+    changes = {"qnet.norm_eps": 1e-6}
+    with pytest.raises(InputError, match=r"hf2: qnet.norm_eps=1e-06; expected 1e-05"):
+        convert(str(tmp_path / "model"), f"hf:{tmp_path / 'hf2'}", changes=changes)
+    assert not (tmp_path / "hf2").exists()
 
 
 def test_a_tokenizer_for_a_checkpoint_without_one(tmp_path, capsys):
