@@ -26,7 +26,7 @@ WARM = QNetSpec(input_width=8, hidden=(8, 8), gated=True, residual_on_last=True)
 
 
 def init(head, *args):
-    return jax.jit(head.init)(jax.random.key(0), *args)
+    return jax.jit(head.init)(jax.random.key(0, impl="rbg"), *args)
 
 
 def call(head, variables, *args):

@@ -61,7 +61,7 @@ def tokens(rows=3, length=6, seed=0) -> TokenBatch:
 
 
 def params_of(config):
-    return init_params(config, jax.random.key(0))
+    return init_params(config, jax.random.key(0, impl="rbg"))
 
 
 def shapes(params):
@@ -112,12 +112,7 @@ def test_padding_changes_nothing_and_an_empty_query_is_finite(config):
 
 @pytest.mark.parametrize(
     ("similarity", "towers", "projection"),
-    [
-        ("cosine", "shared", None),
-        ("dot", "separate", None),
-        ("cosine", "separate", 6),
-        ("dot", "shared", 6),
-    ],
+    [("cosine", "shared", None), ("dot", "separate", 6)],
 )
 def test_warm_start_is_the_bi_encoder(similarity, towers, projection):
     of_dense = dense.DenseConfig(
@@ -134,10 +129,10 @@ def test_warm_start_is_the_bi_encoder(similarity, towers, projection):
         towers=towers,
         projection_size=projection,
     )
-    trained = dense_init(of_dense, jax.random.key(3))
+    trained = dense_init(of_dense, jax.random.key(3, impl="rbg"))
     if towers == "separate":
         trained["doc"] = jax.tree.map(lambda x: np.asarray(1.1 * x), trained["doc"])
-    params = params_from_towers(config, trained, jax.random.key(0))
+    params = params_from_towers(config, trained, jax.random.key(0, impl="rbg"))
     queries, docs = tokens(), tokens(5, seed=1)
     vectors = dense_query(of_dense, trained, queries)
     expected = dense_doc(of_dense, trained, docs)
@@ -202,7 +197,9 @@ def test_one_tower_becomes_two_and_the_head_stays():
     same(adapt_params(CONFIG, params, CONFIG), params)
     with pytest.raises(InputError, match="two trained towers cannot become one"):
         adapt_params(two, both, CONFIG)
-    fresh = params_from_towers(two, {"shared": params["shared"]}, jax.random.key(0))
+    fresh = params_from_towers(
+        two, {"shared": params["shared"]}, jax.random.key(0, impl="rbg")
+    )
     assert shapes(fresh) == shapes(both)
 
 
