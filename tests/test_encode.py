@@ -1,16 +1,19 @@
 """Encoding: equal to one text at a time, fixed shapes, resumable, small in memory."""
 
 import json
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
+from tiny_hypencoders import tiny_hypencoder
 from tiny_rerankers import tiny_reranker
 
 from jaxir import encode
 from jaxir.data.collection import open_collection
 from jaxir.encode import TextEncoder, compiled_match, encode_corpus, encode_texts
 from jaxir.errors import InputError
+from jaxir.hyper.qnet import QNetWeights
 from jaxir.mesh import make_mesh
 
 
@@ -41,6 +44,43 @@ def test_batches_equal_single_texts(model, collection, side):
 
 def test_no_texts(model):
     assert encode_texts(model, [], side="query").shape == (0, 16)
+
+
+def test_q_nets_are_a_pytree(tmp_path):
+    model = tiny_hypencoder(tmp_path, query_length=32)
+    texts = ["sea", "", "rivers carry water from the mountains to the sea past banks"]
+    together = encode_texts(model, texts, side="query")
+    assert isinstance(together, QNetWeights)
+    alone = [encode_texts(model, [t], side="query", mesh=make_mesh(1)) for t in texts]
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *alone)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-4), together, joined)
+    none = encode_texts(model, [], side="query")
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(none)} == {0}
+    vectors = encode_texts(model, texts, side="doc")
+    assert vectors.shape == (3, 16)
+
+
+@pytest.mark.parametrize("kind", ["dense", "hypencoder"])
+def test_a_batch_left_on_the_devices(kind, model, tmp_path):
+    if kind == "hypencoder":
+        model = tiny_hypencoder(tmp_path)
+    encoder = TextEncoder(model, side="query", mesh=make_mesh(1))
+    texts = ["sea", "rivers carry water"]
+    found = encoder.on_devices(texts, 4)
+    expected = encode_texts(model, [*texts, texts[1], texts[1]], side="query")
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(found))
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-4), found, expected)
+
+
+def test_rows_by_the_size_of_a_representation(model, tmp_path):
+    one = make_mesh(1)
+    dense = TextEncoder(model, side="query", mesh=one)  # 16 numbers
+    assert [dense.rows_within(n, at_most=9) for n in (1, 64 * 3, 10**6)] == [1, 3, 9]
+    qnets = TextEncoder(tiny_hypencoder(tmp_path), side="query", mesh=one)
+    size = 4 * (2 * 16 * 16 + 3 * 16)
+    assert [qnets.rows_within(n * size, at_most=9) for n in (1, 5)] == [1, 5]
+    if jax.device_count() == 8:
+        assert TextEncoder(model, side="query").rows_within(1, at_most=9) == 8
 
 
 def test_templates_and_sides(make_tiny_model):

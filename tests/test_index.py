@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+from tiny_hypencoders import tiny_hypencoder
 
 from jaxir import encode
 from jaxir.bm25 import Bm25Config
 from jaxir.checkpoints.model_dir import load_model
 from jaxir.data.collection import open_collection
 from jaxir.errors import InputError
-from jaxir.index import BuildOptions, build_index
+from jaxir.hyper import neighbors
+from jaxir.index import BuildOptions, add_neighbors, build_index
 from jaxir.manifest import DocIdFile, verify
 
 
@@ -28,6 +30,92 @@ def test_dense(make_tiny_model, tiny_collection, tmp_path):
     np.testing.assert_allclose(stored, expected, atol=1e-5)
     assert load_model(tmp_path / "i" / "model").fingerprint == model.fingerprint
     assert not (tmp_path / "i.partial").exists()
+
+
+@pytest.mark.parametrize("vectors", [1, 2])
+def test_hypencoder(tiny_collection, tmp_path, vectors):
+    model = tiny_hypencoder(tmp_path / "m", vectors=vectors)
+    options = BuildOptions(neighbors=3, shard_rows=5)
+    manifest = build_index(model, tiny_collection, tmp_path / "i", options=options)
+    assert manifest == verify(tmp_path / "i", deep=True)
+    details = manifest.details
+    assert (manifest.kind, details["model_kind"]) == ("hypencoder", "hypencoder")
+    assert (details["width"], details["num_vectors"]) == (16 * vectors, vectors)
+    assert details["neighbors"] == 3
+    shards = [np.load(tmp_path / "i" / name) for name in details["shards"]]
+    texts = open_collection(str(tiny_collection)).docs.texts(range(12))
+    expected = encode.encode_texts(model, texts, side="doc")
+    np.testing.assert_allclose(np.concatenate(shards), expected, atol=1e-5)
+    whole = np.concatenate(shards).astype(np.float64)
+    distances = ((whole[:, None] - whole[None]) ** 2).sum(-1)
+    np.fill_diagonal(distances, np.inf)
+    graph = np.load(tmp_path / "i" / "graph" / "neighbors.npy")
+    found = np.take_along_axis(distances, graph, axis=1)
+    np.testing.assert_allclose(found, np.sort(distances, axis=1)[:, :3], atol=1e-4)
+    assert {path.name for path in tmp_path.iterdir()} == {"m", "i", "tiny"}
+
+
+def test_a_graph_is_added_and_replaced(tiny_collection, tmp_path):
+    index = tmp_path / "i"
+    model = tiny_hypencoder(tmp_path / "m")
+    without = build_index(model, tiny_collection, index)
+    with_graph = add_neighbors(index, 3)
+    assert with_graph == verify(index, deep=True)
+    assert with_graph.details == without.details | {"neighbors": 3}
+    added = {name: with_graph.files[name] for name in without.files}
+    assert added == without.files
+    graph = ["graph/neighbors.json", "graph/neighbors.npy"]
+    assert sorted(set(with_graph.files) - set(without.files)) == graph
+    replaced = add_neighbors(index, 20, backend="faiss")  # more than there are
+    assert replaced.details["neighbors"] == 20
+    assert np.load(index / graph[1]).shape == (12, 20)
+    assert load_model(index / "model").fingerprint == model.fingerprint
+    whole = build_index(
+        model, tiny_collection, tmp_path / "j", options=BuildOptions(neighbors=20)
+    )
+    assert whole.details | {"shards": 0} == replaced.details | {"shards": 0}
+    assert {p.name for p in tmp_path.iterdir()} == {"m", "i", "j", "tiny"}
+
+
+@pytest.mark.parametrize("adding", [True, False])
+def test_an_interrupted_graph(tiny_collection, tmp_path, monkeypatch, adding):
+    """An index stays as it was; the next call goes on and leaves nothing behind."""
+    index, model = tmp_path / "i", tiny_hypencoder(tmp_path / "m")
+    before = build_index(model, tiny_collection, index)
+
+    def build():
+        if adding:
+            return add_neighbors(index, 3)
+        options = BuildOptions(neighbors=3)
+        return build_index(model, tiny_collection, index, options=options)
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(neighbors, "_join", interrupted)
+        build()
+    assert verify(index, deep=True) == before
+    monkeypatch.setattr(neighbors, "_rows", interrupted)  # all are found already
+    assert build().details["neighbors"] == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"m", "i", "tiny"}
+
+
+def test_graphs_of_other_kinds(make_tiny_model, tiny_collection, tmp_path):
+    message = "a neighbour graph for kind 'dense'; expected kind 'hypencoder'"
+    options = BuildOptions(neighbors=3)
+    with pytest.raises(InputError, match=message):
+        build_index(make_tiny_model(), tiny_collection, tmp_path / "i", options=options)
+    build_index(make_tiny_model(), tiny_collection, tmp_path / "i")
+    with pytest.raises(InputError, match=message):
+        add_neighbors(tmp_path / "i", 3)
+    with pytest.raises(InputError, match="no such directory"):
+        add_neighbors(tmp_path / "absent", 3)
+    with pytest.raises(InputError, match="neighbors: 0; expected a positive number"):
+        add_neighbors(tmp_path / "i", 0)
+    with pytest.raises(InputError, match="graph_backend: 'annoy'; expected jax or fai"):
+        add_neighbors(tmp_path / "i", 3, backend="annoy")
+    assert not (tmp_path / ".absent.lock").exists()
 
 
 def test_without_a_copy_of_the_model(make_tiny_model, tiny_collection, tmp_path):

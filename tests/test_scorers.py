@@ -2,16 +2,22 @@
 
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_hypencoders import tiny_hypencoder
 from tiny_rerankers import tiny_reranker
 
 from jaxir.data.collection import open_collection
 from jaxir.encode import encode_texts
 from jaxir.errors import InputError
+from jaxir.hyper.qnet import apply
 from jaxir.label import label, make_teacher
 from jaxir.rank.score import PairScorer
 from jaxir.scorers import SCORERS, bi_encoder_scorer, make_scorer
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 QUERIES = ["rivers to the sea", "yeast"]
 DOCS = [["banks of clay", "bread", "wheels of steel"], ["bread"]]
@@ -37,6 +43,21 @@ def test_bi_encoder_is_the_product_of_its_vectors(dense, keep):
         for found, expected in zip(scorer(QUERIES, DOCS), products(dense), strict=True):
             np.testing.assert_allclose(found, expected, atol=1e-5)
     assert [len(scores) for scores in scorer(QUERIES, [[], ["bread"]])] == [0, 1]
+
+
+@pytest.mark.parametrize("num_vectors", [1, 2])
+def test_hypencoder_is_its_q_net(tmp_path, num_vectors):
+    model = tiny_hypencoder(tmp_path, vectors=num_vectors)
+    scorer = make_scorer(model, role="teacher")
+    weights = encode_texts(model, QUERIES, side="query")
+    for row, (docs, found) in enumerate(zip(DOCS, scorer(QUERIES, DOCS), strict=True)):
+        own = jax.tree.map(lambda x, row=row: jnp.asarray(x[row]), weights)
+        vectors = jnp.asarray(encode_texts(model, docs, side="doc"))
+        expected = apply(model.config.qnet, own, vectors)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    many = scorer(QUERIES * 10, [["bread"]] * 20)  # more than go through together
+    np.testing.assert_allclose(np.ravel(many), np.ravel(many[:2] * 10), atol=1e-5)
+    assert [len(scores) for scores in scorer(QUERIES, [[], []])] == [0, 0]
 
 
 @pytest.mark.parametrize("kind", ["encdec", "bert"])

@@ -2,15 +2,23 @@
 
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_hypencoders import tiny_hypencoder
 
-from jaxir.checkpoints.model_dir import save_model
+from jaxir.checkpoints.model_dir import model_from_parts, save_model
 from jaxir.data.collection import open_collection
 from jaxir.encode import encode_texts
 from jaxir.errors import InputError
-from jaxir.index import BuildOptions, build_index
+from jaxir.hyper.graph import GraphSearchConfig, graph_search
+from jaxir.hyper.qnet import apply
+from jaxir.index import BuildOptions, add_neighbors, build_index
+from jaxir.manifest import read_manifest
 from jaxir.search import open_index, search
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture
@@ -84,6 +92,172 @@ def test_no_recompilation_over_numbers_of_queries(dense):
     for count in (1, 2, 7, 8, 9, 63, 64, 100):
         searcher.search_texts(["sea"] * count, 3)
     assert _fold_partial._cache_size() == before
+
+
+TEXTS = ["rivers carry water", "", "an engine burns fuel " * 9, "sea", "bread", "x"]
+
+
+@pytest.fixture
+def hypencoder(tiny_collection, tmp_path):
+    """A model and its index, with a graph of three neighbours."""
+    model = tiny_hypencoder(tmp_path / "m")
+    options = BuildOptions(neighbors=3, shard_rows=5)
+    build_index(model, tiny_collection, tmp_path / "h", options=options)
+    return model, tmp_path / "h"
+
+
+def weights_of(model, texts):
+    return jax.tree.map(jnp.asarray, encode_texts(model, texts, side="query"))
+
+
+def vectors_of(index):
+    names = read_manifest(index).details["shards"]
+    return np.concatenate([np.load(index / name) for name in names])
+
+
+@pytest.mark.parametrize("mode", ["exhaustive", "graph"])
+@pytest.mark.parametrize("k", [4, 20])
+def test_hypencoder_equals_its_q_nets_one_by_one(hypencoder, mode, k):
+    """The graph search begins with every document here, and says so."""
+    model, index = hypencoder
+    searcher = open_index(index, mode=mode)
+    found = searcher.search_texts(TEXTS * 3, k)
+    assert (searcher.mode, searcher.docs_scored) == (mode, 12 * 18)
+    docs, weights = jnp.asarray(vectors_of(index)), weights_of(model, TEXTS)
+    for row in range(18):
+        own = jax.tree.map(lambda x, row=row % 6: x[row], weights)
+        scores = np.asarray(apply(model.config.qnet, own, docs))
+        order = np.argsort(-scores, kind="stable")[:k]
+        assert found.doc_ids[row, :12].tolist() == order.tolist()
+        np.testing.assert_allclose(found.scores[row, :12], scores[order], atol=1e-4)
+    assert (found.doc_ids[:, 12:] == -1).all()
+    assert np.isneginf(found.scores[:, 12:]).all()
+
+
+def test_graph_search_through_the_index(hypencoder, capsys):
+    model, index = hypencoder
+    config = GraphSearchConfig(entry_points=2, explore=1, iterations=2, seed=1)
+    searcher = open_index(index, mode="graph", graph=config)
+    found = searcher.search_texts(TEXTS, 3)
+    graph = np.load(index / "graph" / "neighbors.npy")
+    arguments = (jnp.asarray(vectors_of(index)), jnp.asarray(graph), 3, config)
+    expected = graph_search(model.config.qnet, weights_of(model, TEXTS), *arguments)
+    np.testing.assert_array_equal(found.doc_ids, expected.ranking.doc_ids)
+    assert searcher.docs_scored == expected.scored.sum() < 12 * len(TEXTS)
+    assert "entry points" not in capsys.readouterr().err
+    open_index(index, mode="graph")
+    said = capsys.readouterr().err
+    assert "entry points: all 12 documents, as there are no more" in said
+
+
+@pytest.mark.parametrize("mode", ["exhaustive", "graph"])
+def test_no_recompilation_over_lengths_of_queries(hypencoder, mode):
+    """After one alone, and a batch, of each of the two lengths."""
+    _, index = hypencoder
+    searcher = open_index(index, mode=mode)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "compile" in name else None
+    )
+    try:
+        for text in ("sea", "sea " * 20):
+            searcher.search_texts([text], 3)
+            searcher.search_texts([text] * 9, 3)
+        assert compiled
+        compiled.clear()
+        for count in (1, 2, 7, 8, 9, 30, 65):
+            for length in (0, 1, 5, 14, 17, 40):
+                searcher.search_texts(["sea " * length] * count, 3)
+        assert not compiled
+    finally:
+        jax.monitoring.clear_event_listeners()
+
+
+def test_a_hypencoder_index_without_a_graph(tiny_collection, tmp_path):
+    build_index(tiny_hypencoder(tmp_path / "m"), tiny_collection, tmp_path / "h")
+    message = "without a neighbour graph; .*add it: jaxir index --index .* --neighbors"
+    with pytest.raises(InputError, match=message):
+        open_index(tmp_path / "h", mode="graph")
+    add_neighbors(tmp_path / "h", 3)
+    found = open_index(tmp_path / "h", mode="graph").search_texts(["sea"], 2)
+    assert (found.doc_ids >= 0).all()
+
+
+def test_a_graph_of_another_corpus(hypencoder, tiny_collection, tmp_path):
+    _, index = hypencoder
+    options = BuildOptions(neighbors=3)
+    other = tiny_hypencoder(tmp_path / "m", seed=1)
+    build_index(other, tiny_collection, tmp_path / "o", options=options)
+    shutil.rmtree(index / "graph")
+    shutil.copytree(tmp_path / "o" / "graph", index / "graph")
+    open_index(index)  # of the same sizes
+    message = "a graph of 12 vectors with fingerprint .*expected 12 with .*of the index"
+    with pytest.raises(InputError, match=message):
+        open_index(index, mode="graph")
+
+
+def damaged(index, change):
+    """The first shard after a change that keeps its size."""
+    path = index / "vectors" / "vectors-00000.npy"
+    stored = np.load(path)
+    stored[3] = change
+    np.save(path, stored)
+
+
+@pytest.mark.parametrize("mode", ["exhaustive", "graph"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_vectors_that_are_not_finite(hypencoder, mode, value):
+    _, index = hypencoder
+    damaged(index, value)
+    searcher = open_index(index, mode=mode)
+    with pytest.raises(InputError, match="row 3: NaN or infinity; expected finite num"):
+        searcher.search_texts(["sea"], 1)
+
+
+def test_vectors_of_another_width(hypencoder, tmp_path):
+    """As a manifest that was put together by hand would have them."""
+    _, index = hypencoder
+    text = (index / "manifest.json").read_text()
+    for path in (index / "vectors").iterdir():
+        size = path.stat().st_size
+        np.save(path, np.load(path)[:, :8])
+        text = text.replace(f'"bytes": {size}', f'"bytes": {path.stat().st_size}')
+    (index / "manifest.json").write_text(text)
+    for mode in ("exhaustive", "graph"):
+        with pytest.raises(InputError, match="vectors of width 8; expected width 16"):
+            open_index(index, mode=mode)
+
+
+def test_a_hypencoder_that_diverged(hypencoder, tiny_collection, tmp_path):
+    """Its documents are fine and its q-nets are not."""
+    model, _ = hypencoder
+    head = jax.tree.map(lambda x: x * np.nan, model.params["head"])
+    broken = model_from_parts(
+        *model[:2], {**model.params, "head": head}, model.tokenizer
+    )
+    options = BuildOptions(neighbors=3)
+    build_index(broken, tiny_collection, tmp_path / "b", options=options)
+    for mode in ("exhaustive", "graph"):
+        with pytest.raises(InputError, match="query 0: NaN or infinity"):
+            open_index(tmp_path / "b", mode=mode).search_texts(["sea"], 2)
+
+
+def test_modes(dense, hypencoder, monkeypatch):
+    _, index = hypencoder
+    with pytest.raises(InputError, match="mode: 'tree'; expected one of exhaustive, g"):
+        open_index(index, mode="tree")
+    with pytest.raises(InputError, match="of kind 'dense' in mode 'graph'; expected o"):
+        open_index(dense, mode="graph")
+    config = GraphSearchConfig()
+    message = "settings of the graph search in mode 'exhaustive'; expected mode 'graph'"
+    for place in (dense, index):
+        with pytest.raises(InputError, match=message):
+            open_index(place, graph=config)
+    monkeypatch.setattr("jaxir.vectors.device_budget", lambda: 100 * jax.device_count())
+    with pytest.raises(
+        InputError, match=r"0\.0 GB of vectors and neighbours .*at most"
+    ):
+        open_index(index, mode="graph")
 
 
 def test_moved(dense, queries, tmp_path):

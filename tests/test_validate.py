@@ -1,16 +1,23 @@
-"""Validation of cross-encoders: the sample's candidates, reranked."""
+"""Validation: retrievers search the sample's documents, cross-encoders rerank."""
 
+import jax
 import numpy as np
 import pytest
+from tiny_hypencoders import tiny_hypencoder
 from tiny_rerankers import tiny_reranker
 
+from jaxir import validate
 from jaxir.data.collection import open_collection
 from jaxir.data.formats import read_run, write_run
 from jaxir.errors import InputError
 from jaxir.evaluate import evaluate
+from jaxir.index import build_index
 from jaxir.rank.score import PairScorer
 from jaxir.rerank import rerank
+from jaxir.search import open_index
 from jaxir.validate import ValidationConfig, make_validation
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture
@@ -32,6 +39,37 @@ def candidates(collection, tmp_path):
     del run["q-bread-test"]
     write_run(tmp_path / "candidates.trec", run)
     return tmp_path / "candidates.trec"
+
+
+@pytest.mark.parametrize(("query_bytes", "block_rows"), [(1 << 27, 2048), (1, 5)])
+@pytest.mark.parametrize("kind", ["dense", "hypencoder", "two vectors"])
+def test_metrics_of_a_search(
+    kind, query_bytes, block_rows, collection, make_tiny_model, tmp_path, monkeypatch
+):
+    """The sample being the whole corpus; also where batches are as small as can be."""
+    monkeypatch.setattr(validate, "QUERY_BYTES", query_bytes)
+    monkeypatch.setattr(validate, "BLOCK_ROWS", block_rows)
+    if kind == "dense":
+        model = make_tiny_model()
+    else:
+        model = tiny_hypencoder(tmp_path / "m", vectors=1 + (kind == "two vectors"))
+    config = ValidationConfig(split="test", metrics=("nDCG@10", "RR@10"))
+    found = make_validation(model, collection, config)(model.params)
+    build_index(model, collection, tmp_path / "i")
+    run = open_index(tmp_path / "i").search(collection.queries("test"), k=12)
+    qrels = collection.qrels("test")
+    expected = evaluate(qrels, {"m": run}, metrics=config.metrics)
+    assert found == pytest.approx(
+        {name: expected.mean("m", name) for name in expected.metrics}, abs=1e-6
+    )
+
+
+def test_a_diverged_retriever(collection, make_tiny_model):
+    model = make_tiny_model()
+    config = ValidationConfig(split="test", metrics=("nDCG@10",))
+    broken = jax.tree.map(lambda x: x * np.nan, model.params)
+    with pytest.raises(InputError, match="validation: scores that are not finite"):
+        make_validation(model, collection, config)(broken)
 
 
 @pytest.mark.parametrize("depth", [3, 50])

@@ -92,9 +92,8 @@ def _graph_config(args: argparse.Namespace) -> "GraphSearchConfig | None":
         flags["early_stop"] = False
     if args.mode != "graph":
         given = [flag for flag in _GRAPH if getattr(args, flag) is not None]
-        given += ["no_early_stop"] * args.no_early_stop + ["gin_file"] * bool(
-            args.gin_file
-        )
+        given += ["no_early_stop"] * args.no_early_stop
+        given += ["gin_file"] * bool(args.gin_file)
         given += [f"gin.{text.partition(' =')[0]}" for text in args.gin_bindings]
         if given:
             raise InputError(
@@ -105,12 +104,13 @@ def _graph_config(args: argparse.Namespace) -> "GraphSearchConfig | None":
 
     from jaxir.hyper.graph import GraphSearchConfig
 
-    config = GraphSearchConfig()
+    values: dict[str, Any] = {}
     if args.gin_file or args.gin_bindings:
         from jaxir.cli.config import configured_from
 
-        config = configured_from(args.gin_file, args.gin_bindings, GraphSearchConfig)
-    return dataclasses.replace(config, **flags)
+        found = configured_from(args.gin_file, args.gin_bindings, GraphSearchConfig)
+        values = dataclasses.asdict(found)
+    return GraphSearchConfig(**(values | flags))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,10 +3,13 @@
 import json
 
 import pytest
+from tiny_hypencoders import tiny_hypencoder
 
 from jaxir.checkpoints.model_dir import save_model
 from jaxir.cli.main import main
 from jaxir.data.formats import read_run
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture
@@ -40,6 +43,64 @@ def test_round_trip(kind, model_dir, tiny_collection, tmp_path, capsys):
     assert told["queries"] == len(run) == 3
     assert told["results"] == sum(map(len, run.values())) <= 12
     assert out.read_text().splitlines()[0].endswith(kind)
+
+
+@pytest.fixture
+def hypencoder_dir(tmp_path):
+    save_model(tmp_path / "hypencoder", tiny_hypencoder(tmp_path / "words"))
+    return tmp_path / "hypencoder"
+
+
+def test_hypencoder(hypencoder_dir, tiny_collection, tmp_path, capsys):
+    """Indexed, searched, given a graph, searched along it; from flags and from gin."""
+    index, out = tmp_path / "i", tmp_path / "run.trec"
+    build = ("index", "--model", hypencoder_dir, "--collection", tiny_collection)
+    assert call(*build, "--index", index) == 0
+    assert "hypencoder index of 12 documents, " in capsys.readouterr().err
+    find = ("search", "--index", index, "--queries", f"{tiny_collection}:test")
+    find += ("--output", out, "--k", 4)
+    assert call(*find) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert "12 results of 3 queries, " in said[-2]
+    assert said[-1] == "scored 12 of 12 documents a query (100.0 %)"
+    exhaustive = read_run(out)
+
+    assert call("index", "--index", index, "--neighbors", 3, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["docs"], told["neighbors"]) == (12, 3)
+    graph = (*find, "--mode", "graph")
+    assert call(*graph) == 0
+    said = capsys.readouterr().err
+    assert "entry points: all 12 documents, as there are no more" in said
+    found = read_run(out)
+    assert {name: list(scored) for name, scored in found.items()} == {
+        name: list(scored) for name, scored in exhaustive.items()
+    }
+    few = ("--entry-points", 2, "--explore", 1, "--iterations", 2, "--graph-seed", 1)
+    told = {}
+    for name, more in {
+        "flags": few,
+        "gin": (
+            "--gin_file", "search/hyper_efficient1.gin", "--gin.ENTRY_POINTS=2",
+            "--gin.EXPLORE=1", "--gin.ITERATIONS=2", "--gin.SEED=1",
+        ),
+        "both": (
+            "--gin_file", "search/hyper_efficient2.gin", "--gin.ENTRY_POINTS=5", *few
+        ),
+        "released": (*few, "--rule", "released", "--no-early-stop"),
+    }.items():  # fmt: skip
+        assert call(*graph, *more, "--json") == 0
+        told[name] = json.loads(capsys.readouterr().out)
+        assert told[name]["mode"] == "graph"
+        assert told[name]["docs"] == 12
+        assert 2 <= told[name]["docs_scored"] < 12
+    scored = {name: one["docs_scored"] for name, one in told.items()}
+    assert scored["flags"] == scored["gin"] == scored["both"]
+    # a graph of its own from the beginning, and of more than there are
+    more = ("--neighbors", 30, "--graph-backend", "faiss")
+    assert call(*build, "--index", tmp_path / "j", *more) == 0
+    assert "of 12 documents with 30 neighbors each" in capsys.readouterr().err
+    assert call(*graph[:2], tmp_path / "j", *graph[3:]) == 0
 
 
 def test_query_file_and_options(tiny_collection, tmp_path, capsys):

@@ -14,7 +14,9 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
+from tiny_hypencoders import tiny_hypencoder
 from tiny_rerankers import tiny_reranker, tiny_t5
 
 from jaxir.checkpoints.model_dir import save_model
@@ -293,6 +295,116 @@ def test_index_moved_from_its_model(refused, tiny_collection, tiny_model, tmp_pa
     tiny_model.rename(tmp_path / "moved")
     words = searching(tmp_path / "dense", tiny_collection, tmp_path)
     refused(words, tmp_path / "dense", "--model")
+
+
+# Hypencoders ------------------------------------------------------------------
+
+
+@pytest.fixture
+def hypencoder_index(tiny_collection, tmp_path):
+    """Without a graph; its model stands beside it."""
+    save_model(tmp_path / "hypencoder", tiny_hypencoder(tmp_path / "words"))
+    words = ["index", "--model", str(tmp_path / "hypencoder")]
+    words += ["--collection", str(tiny_collection), "--index", str(tmp_path / "hyper")]
+    assert main([*words, "--quiet"]) == 0
+    return tmp_path / "hyper"
+
+
+GRAPH_FLAGS = [
+    ("--entry_points", 5), ("--explore", 5), ("--iterations", 5), ("--rule", "paper"),
+    ("--no_early_stop",), ("--graph_seed", 0), ("--gin.EXPLORE=3",),
+    ("--gin_file", "search/hyper_efficient1.gin"),
+]  # fmt: skip
+
+
+def test_modes_of_search(
+    refused, hypencoder_index, bm25_index, dense_index, tiny_collection, tmp_path
+):
+    words = searching(hypencoder_index, tiny_collection, tmp_path)
+    graph = [*words, "--mode", "graph"]
+    add = f"jaxir index --index {hypencoder_index} --neighbors"
+    refused(graph, hypencoder_index, "without a neighbour graph", add)
+    refused([*words, "--mode", "tree"], "'tree'", "one of exhaustive, graph")
+    for index in (bm25_index, dense_index):
+        other = searching(index, tiny_collection, tmp_path)
+        refused([*other, "--mode", "graph"], index, "in mode 'graph'", "'hypencoder'")
+        refused([*other, "--explore", "5"], "--explore", "expected --mode graph")
+    for flag in GRAPH_FLAGS:
+        name = flag[0].partition("=")[0]
+        refused([*words, *flag], name, "given with --mode exhaustive")
+    refused([*graph, "--entry_points", "0"], "entry_points", "at least 1")
+    refused([*graph, "--explore", "-1"], "explore", "at least 1")
+    refused([*graph, "--iterations", "many"], "--iterations", "'many'")
+    refused([*graph, "--rule", "mine"], "'mine'", "paper or released")
+    for more, said in (
+        (["search/absent.gin"], "no such gin file"),
+        (["models/bert_base.gin"], "nothing about GraphSearchConfig"),
+        (["search/hyper_efficient1.gin", "--gin.DEPTH=3"], "no such macro"),
+        (["search/hyper_efficient1.gin", "--gin.EXPLORE='a'"], "expected int"),
+        (["search/hyper_efficient1.gin", "--gin.EXPLORE=0"], "at least 1"),
+    ):
+        refused([*graph, "--gin_file", *more], more[-1].partition("=")[0][6:], said)
+
+
+def test_graphs_of_an_index(
+    refused, hypencoder_index, bm25_index, tiny_collection, tmp_path
+):
+    add = ["index", "--index", hypencoder_index, "--neighbors"]
+    refused([*add, "0"], "neighbors", "a positive number")
+    refused([*add, "3", "--graph_backend", "annoy"], "'annoy'", "jax or faiss")
+    for name, *value in (
+        ("--dtype", "float16"), ("--k1", "1"), ("--without_model",), ("--kind", "dense")
+    ):  # fmt: skip
+        refused([*add, "3", name, *value], name, "where only neighbors are added")
+    refused([*add[:2], tmp_path / "no", *add[3:], "3"], "no such directory")
+    refused([*add[:2], bm25_index, *add[3:], "3"], "kind 'bm25'", "kind 'hypencoder'")
+    build = ["index", "--model", tmp_path / "hypencoder", "--collection"]
+    build += [tiny_collection, "--index", tmp_path / "new"]
+    refused([*build, "--graph_backend", "faiss"], "without --neighbors")
+    refused([*build, "--k1", "1"], "--k1", "--model bm25")
+    refused([*build, "--kind", "dense"], "'dense' with a model of kind 'hypencoder'")
+    bm25 = ["index", "--model", "bm25", *build[3:], "--neighbors", "3"]
+    refused(bm25, "neighbour graph for kind 'bm25'")
+    refused(["index", "--index", hypencoder_index], "--model: not given")
+    refused(["index", "--index", tmp_path / "new", "--model", "bm25"], "--collection")
+
+
+def test_graph_of_another_corpus(refused, hypencoder_index, tiny_collection, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_collection, other / "collection")
+    words = (other / "collection" / "corpus.jsonl").read_text().replace("sea", "steel")
+    (other / "collection" / "corpus.jsonl").write_text(words)
+    build = ["index", "--model", tmp_path / "hypencoder", "--collection"]
+    build += [other / "collection", "--index", other / "index", "--neighbors", "3"]
+    assert main([*map(str, build), "--quiet"]) == 0
+    add = ["index", "--index", str(hypencoder_index), "--neighbors", "3", "--quiet"]
+    assert main(add) == 0
+    words = searching(hypencoder_index, tiny_collection, tmp_path, "--mode", "graph")
+    mine, theirs = hypencoder_index / "graph", other / "index" / "graph"
+    shutil.rmtree(mine)
+    shutil.copytree(theirs, mine)
+    refused(words, mine, "a graph of 12 vectors with fingerprint", "those of the index")
+    (mine / "neighbors.npy").unlink()
+    refused(words, mine / "neighbors.npy", "missing", "jaxir index")
+
+
+@pytest.mark.parametrize("mode", ["exhaustive", "graph"])
+def test_vectors_of_a_hypencoder(
+    refused, hypencoder_index, tiny_collection, tmp_path, mode
+):
+    add = ["index", "--index", str(hypencoder_index), "--neighbors", "3", "--quiet"]
+    assert main(add) == 0
+    words = searching(hypencoder_index, tiny_collection, tmp_path, "--mode", mode)
+    path = hypencoder_index / "vectors" / "vectors-00000.npy"
+    stored = np.load(path)
+    stored[4, 2] = np.nan
+    np.save(path, stored)
+    refused(words, "row 4", "NaN")
+    np.save(path, stored[:, :8])
+    refused(words, path, "bytes")  # and where the manifest fits, tests/test_search.py
+    save_model(tmp_path / "other", tiny_hypencoder(tmp_path / "words", seed=1))
+    np.save(path, stored)
+    refused([*words, "--model", tmp_path / "other"], "fingerprint")
 
 
 # Models -----------------------------------------------------------------------
