@@ -13,8 +13,11 @@ from jaxir.data.pipeline import PipelineConfig
 from jaxir.dense import model as dense_model
 from jaxir.dense import task as dense_task
 from jaxir.errors import InputError
+from jaxir.hyper import model as hyper_model
+from jaxir.hyper import task as hyper_task
 from jaxir.lm import masked, t5
 from jaxir.nn import t5 as t5_model
+from jaxir.objective import RetrievalLoss
 from jaxir.rank import model as rank_model
 from jaxir.rank import task as rank_task
 from jaxir.text import Templates
@@ -97,8 +100,8 @@ def _as_segments(config: Any, pipeline: PipelineConfig) -> PipelineConfig:
     return dataclasses.replace(pipeline, encode="joint", doc_length=config.max_length)
 
 
-def _by_contrast(losses: dense_task.DenseLoss | None) -> bool:
-    """Whether a bi-encoder contrasts positives, besides what a teacher tells it."""
+def _by_contrast(losses: RetrievalLoss | None) -> bool:
+    """Whether a retriever contrasts positives, besides what a teacher tells it."""
     return losses is None or losses.contrastive > 0
 
 
@@ -121,6 +124,19 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
             encode_query=dense_model.encode_query,
             encode_doc=dense_model.encode_doc,
             match=dense_model.match,
+        ),
+        "hypencoder": Family(
+            kind="hypencoder",
+            config_class=hyper_model.HypencoderConfig,
+            init=hyper_model.init_params,
+            make_task=hyper_task.make_task,
+            losses_class=hyper_task.HyperLoss,
+            adapt_params=hyper_model.adapt_params,
+            texts=_apart,
+            needs_positive=_by_contrast,
+            encode_query=hyper_model.encode_query,
+            encode_doc=hyper_model.encode_doc,
+            match=hyper_model.match,
         ),
         "rank_t5": Family(
             kind="rank_t5",

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxir.data.pipeline import PipelineConfig
@@ -18,16 +19,21 @@ from jaxir.families import (
     family,
     family_of_config,
 )
+from jaxir.hyper.model import HypencoderConfig
+from jaxir.hyper.qnet import QNetSpec, QNetWeights
+from jaxir.hyper.task import HyperLoss
 from jaxir.lm.masked import MaskedLMConfig
 from jaxir.nn.bert import BertConfig
 from jaxir.nn.t5 import T5Config
 from jaxir.rank.model import CrossEncoderConfig, RankT5Config
 from jaxir.rank.task import RankLoss
+from jaxir.types import TokenBatch
 
 TINY = BertConfig(vocab_size=20, hidden_size=8, num_layers=1, num_heads=2)
 TINY_T5 = T5Config(20, 8, 2, 4, 16, 1, 1)
 CONFIGS = {
     "dense": DenseConfig(TINY),
+    "hypencoder": HypencoderConfig(TINY, QNetSpec(8, (12, 8))),
     "rank_t5": RankT5Config(TINY_T5, target_id=7),
     "rank_bert": CrossEncoderConfig(TINY),
     "t5": TINY_T5,
@@ -44,6 +50,7 @@ def test_a_row_is_complete(kind):
     plain = json.loads(json.dumps(config_to_dict(config)))
     assert config_from_dict(kind, plain) == config
     assert (row.encode_query is None) == (row.encode_doc is None)
+    assert (row.encode_query is None) == (row.match is None)
     assert row.encode_query is None or row.score is None
     if row.texts is not None:  # learns from lists, so it retrieves or reranks
         assert row.encode_query is not None or row.score is not None
@@ -54,11 +61,27 @@ def test_a_row_is_complete(kind):
     assert jax.tree.structure(params) == jax.tree.structure(again)
 
 
+@pytest.mark.parametrize("kind", ["dense", "hypencoder"])
+def test_what_is_encoded_apart_matches(kind):
+    row, config = family(kind), CONFIGS[kind]
+    params = row.init(config, jax.random.key(0))
+    tokens = TokenBatch(jnp.ones((3, 4), jnp.int32), jnp.ones((3, 4), bool))
+    queries = row.encode_query(config, params, tokens)
+    docs = row.encode_doc(config, params, tokens)
+    assert isinstance(queries, QNetWeights) is (kind == "hypencoder")
+    assert {x.shape[0] for x in jax.tree.leaves(queries)} == {3}
+    assert row.match(config, queries, docs[:2]).shape == (3, 2)
+
+
 def test_who_learns_without_a_positive():
     dense = family("dense").needs_positive
     assert dense(None)
     assert dense(DenseLoss(contrastive=0.5, kl=1.0))
     assert not dense(DenseLoss(contrastive=0.0, margin_mse=1.0))
+    hyper = family("hypencoder").needs_positive
+    assert hyper(None)
+    assert hyper(HyperLoss())
+    assert not hyper(HyperLoss(contrastive=0.0))
     for kind in ("rank_t5", "rank_bert"):
         assert family(kind).needs_positive(None)
         assert family(kind).needs_positive(RankLoss("pair"))
@@ -121,3 +144,5 @@ def test_losses_of_another_family_say_so():
     check_losses("rank_bert", RankLoss())
     with pytest.raises(InputError, match="loss: RankLoss for a model of kind 'dense'"):
         check_losses("dense", RankLoss())
+    with pytest.raises(InputError, match="DenseLoss for a model of kind 'hypencoder'"):
+        check_losses("hypencoder", DenseLoss())
