@@ -1,14 +1,23 @@
-"""Graph search of 200 000 documents against the released algorithm, in torch.
+"""Graph search: against the released algorithm in torch, and over your own index.
 
-The peer walks as the authors' code does: string ids, a dictionary look-up for every
-candidate, a priority queue, and a read of one score at a time (`.item()`).  Both
-search with the rule ``released``, the same graph, entry points and q-nets; the share of
-equal ids is told.  The vectors are clustered, the graph joins near clusters.
+The peer walks over 200 000 documents as the authors' code does: string ids, a
+dictionary look-up for every candidate, a priority queue, and a read of one score at a
+time (`.item()`).  Both search with the rule ``released``, the same graph, entry points
+and q-nets; the least share of equal ids is told, and how much the q-nets of both cost.
+The vectors are clustered, the graph joins near clusters.
+
+With ``--index`` the three settings of the search are varied one at a time over an index
+and its queries, which gives the paper's figure 2 (arXiv 2502.05364): quality against
+time and against the documents scored, beside the exhaustive search.
 """
 
+import copy
+import dataclasses
 import importlib.util
 import queue
 import random
+import re
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -99,7 +108,7 @@ class _Peer:
             scores = qnet(self.vectors[rows])
             offered = min(max(self.config.explore, k), len(rows))
             _, places = torch.topk(scores, offered)
-            current, candidates, entered = list(candidates), [], 0
+            current, candidates, entered = copy.deepcopy(candidates), [], 0
             for i, place in enumerate(places.cpu()):
                 place = place.item()
                 name, score = current[place], scores[place].item()
@@ -174,7 +183,7 @@ def run(*, quick: bool = False) -> Iterator[dict]:
                 "name": NAME,
                 "case": f"{num_docs}x{width}, depth {depth}, batch {batch}",
                 "peer": "torch walk",
-                "scored": float(np.mean(found.scored)),
+                "docs_scored": float(np.mean(found.scored)),
                 "versions": versions("torch"),
             }
             if peer is None:
@@ -186,3 +195,125 @@ def run(*, quick: bool = False) -> Iterator[dict]:
             ]
             pairs = 3 if quick or batch > 1 else 7
             yield case | {"same_ids": min(equal)} | compare(ours, theirs, pairs=pairs)
+
+
+# --- the settings of a search over one's own index ----------------------------------
+
+
+def settings(num_docs: int, rule: str) -> dict[str, list]:
+    """For each of the three parameters its name and the searches that vary it."""
+    from jaxir.hyper.graph import GraphSearchConfig
+
+    entry_points, explore = max(1, min(10_000, num_docs // 16)), min(32, num_docs)
+    base = GraphSearchConfig(entry_points, explore, 8, rule)
+    steps = {
+        "entry_points": [base.entry_points * 4**step // 16 for step in range(5)],
+        "explore": [4, 8, 16, 32, 64, 128],
+        "iterations": [1, 2, 4, 8, 16],
+    }
+    return {
+        name: [
+            dataclasses.replace(base, **{name: value})
+            for value in sorted({min(max(value, 1), num_docs) for value in values})
+        ]
+        for name, values in steps.items()
+    }
+
+
+def sweep(
+    index: str, queries: str, *, output: str, k: int = 100, rule: str = "paper"
+) -> Iterator[dict]:
+    """Yields a case for the exhaustive search and for each setting; draws the figure.
+
+    Args:
+      index: a Hypencoder's, with a neighbour graph.
+      queries: ``COLLECTION:SPLIT`` with judgments.
+      output: the SVG file.
+      k: results of a query.
+      rule: of the graph search.
+    """
+    from jaxir.data.collection import open_collection, split_spec
+    from jaxir.errors import InputError
+    from jaxir.evaluate import evaluate
+    from jaxir.files import atomic_file
+    from jaxir.hyper.graph import GraphSearchConfig
+    from jaxir.search import open_index
+
+    name, split = split_spec(queries)
+    collection = open_collection(name)
+    texts, qrels = collection.queries(split), collection.qrels(split)
+    texts = {query_id: texts[query_id] for query_id in qrels if query_id in texts}
+    if not texts:
+        raise InputError(queries, "no judged queries", "at least one")
+
+    def measured(label: str, config=None) -> dict:
+        mode = "exhaustive" if config is None else "graph"
+        searcher = open_index(index, mode=mode, graph=config)
+        everything = list(texts.values())
+        # The first search compiles the encoder for queries of every length, the others
+        # only a program of their own.
+        searcher.search_texts(everything if config is None else everything[:9], k)
+        searcher.docs_scored, start = 0, time.perf_counter()
+        run = searcher.search(texts, k=k)
+        seconds = time.perf_counter() - start
+        quality = evaluate(qrels, {label: run}, metrics=["nDCG@10"], tests=())
+        return {
+            "name": NAME,
+            "case": label,
+            "nDCG@10": quality.mean(label, "nDCG@10"),
+            "docs_scored": searcher.docs_scored / len(texts),
+            "share_scored": searcher.docs_scored / len(texts) / searcher.num_docs,
+            "ours_s": seconds / len(texts),
+        }
+
+    least = GraphSearchConfig(entry_points=1, rule=rule)
+    num_docs = open_index(index, mode="graph", graph=least).num_docs  # a graph or error
+    whole = measured("exhaustive")
+    yield whole
+    known: dict = {}
+    lines: dict[str, list[dict]] = {}
+    for parameter, configs in settings(num_docs, rule).items():
+        lines[parameter] = []
+        for config in configs:
+            if config not in known:
+                label = (
+                    f"entry {config.entry_points}, explore {config.explore}, "
+                    f"iterations {config.iterations}"
+                )
+                known[config] = measured(label, config)
+                yield known[config]
+            lines[parameter].append(known[config])
+    with atomic_file(output) as out:
+        out.write(_figure(lines, whole))
+
+
+def _figure(lines: dict[str, list[dict]], whole: dict) -> str:
+    """Two panels, one above the other, as a file that needs no other."""
+    from jaxir.plots import color_classes, line_plot
+    from jaxir.style import STYLE
+
+    height, panels = 320, []
+    for x, unit in (("ours_s", 1e3), ("share_scored", 100.0)):
+        curves = {
+            name: ([unit * c[x] for c in cases], [c["nDCG@10"] for c in cases])
+            for name, cases in lines.items()
+        }
+        curves["exhaustive"] = ([unit * whole[x]], [whole["nDCG@10"]])
+        label = {
+            "ours_s": "milliseconds a query, the making of its q-net included",
+            "share_scored": "documents scored, in percent",
+        }[x]
+        drawn = line_plot(
+            "nDCG@10", curves, color_classes(list(curves), "exhaustive"),
+            x_label=label, height=float(height),
+        )  # fmt: skip
+        panels.append(re.sub(r"^<svg[^>]*>|</svg>$", "", drawn))
+    total = height * len(panels) + 20 * (len(panels) - 1)
+    body = "".join(
+        f'<g transform="translate(10,{10 + i * (height + 20)})">{panel}</g>'
+        for i, panel in enumerate(panels)
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 920 {total + 20}" '
+        f'font-family="system-ui, sans-serif"><style>{STYLE}</style>{body}</svg>\n'
+    )

@@ -2,11 +2,13 @@
 
   jaxir bench startup topk
   jaxir bench encode --json
+  jaxir bench hyper-graph --index I --queries C:split --output figure.svg
   jaxir bench --list
 
 A line a case.  ``ratio`` is the peer's time over ours, so above 1 is faster than the
 peer: the median over alternating pairs.  A peer that is not installed is named and
-left out.
+left out.  With --index the settings of a Hypencoder's graph search are varied instead:
+quality, time and documents scored of each, and the figure of them.
 """
 
 import argparse
@@ -27,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="list the names and stop")
     parser.add_argument("--quick", action="store_true", help="smaller cases")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    group = parser.add_argument_group("hyper-graph over an index of yours")
+    group.add_argument("--index", help="of a Hypencoder, with neighbors")
+    group.add_argument("--queries", help="COLLECTION:SPLIT, with judgments")
+    group.add_argument("--output", help="the figure, an SVG file")
+    group.add_argument("--k", type=int, help="results a query (100)")
+    group.add_argument("--rule", help="paper (default) or released")
 
 
 def _benchmarks() -> dict[str, str]:
@@ -63,6 +71,11 @@ def _line(case: dict) -> str:
         return (
             f"{head} peak {peak / 2**20:,.0f} MiB, {verdict} bound {bound / 2**20:,.0f}"
         )
+    if "nDCG@10" in case:
+        return (
+            f"{head} nDCG@10 {case['nDCG@10']:.4f}  scored {case['docs_scored']:,.0f} "
+            f"({case['share_scored']:.1%})  {1e3 * case['ours_s']:.1f} ms a query"
+        )
     if case.get("peer_s") is None:
         return f"{head} ours {case['ours_s']:.4g} s  (peer {case['peer']} is not here)"
     return (
@@ -71,7 +84,27 @@ def _line(case: dict) -> str:
     )
 
 
+def _sweep(args: argparse.Namespace) -> Iterator[dict]:
+    if args.names != ["hyper-graph"]:
+        found = " ".join(args.names) or "no name"
+        raise InputError("--index", f"given with {found}", "hyper-graph")
+    for flag in ("queries", "output"):
+        if getattr(args, flag) is None:
+            raise InputError(f"--{flag}", "missing beside --index", "a value")
+    chosen = {name: getattr(args, name) for name in ("k", "rule")}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    sweep = _load("hyper_graph").sweep
+    return sweep(args.index, args.queries, output=args.output, **chosen)
+
+
 def run(args: argparse.Namespace) -> int:
+    if args.index is not None:
+        for case in _sweep(args):
+            print(json.dumps(case) if args.json else _line(case), flush=True)
+        return 0
+    for flag in ("queries", "output", "k", "rule"):
+        if getattr(args, flag) is not None:
+            raise InputError(f"--{flag}", "given without --index", "--index")
     if args.list or not args.names:
         print("\n".join(_benchmarks()))
         return 0

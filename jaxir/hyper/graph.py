@@ -61,7 +61,7 @@ _RULES = ("paper", "released")
 BLOCK_ROWS = 65_536
 """Documents scored at a time on an accelerator, of all queries together."""
 
-CPU_BLOCK_ROWS = 1_024
+CPU_BLOCK_ROWS = 512
 """The same on a CPU, of one query: a block and its activations stay in a cache."""
 
 
