@@ -136,7 +136,7 @@ def _on_cpu(quick: bool) -> Iterator[dict]:
     have_torch = bool(importlib.util.find_spec("torch"))
     if not have_torch:
         print("qnet: PyTorch is not installed, no peer", file=sys.stderr)
-    for count, num_docs in ((1, 8192), (8, 2048)):
+    for count, num_docs in ((1, 8192), (8, 2048 if quick else 4096)):
         weights = random_weights(count)
         vectors = rng.standard_normal((num_docs, SPEC.input_width), dtype=np.float32)
 
@@ -144,8 +144,7 @@ def _on_cpu(quick: bool) -> Iterator[dict]:
             stream_search(SPEC, weights, vectors, K)
 
         def vmapped(weights=weights, vectors=vectors) -> None:
-            rows = default_block_rows()
-            blocks.stream_search(VmapScore(), weights, vectors, K, block_rows=rows)
+            blocks.stream_search(VmapScore(), weights, vectors, K)  # all at once
 
         layers = _numpy_layers(num_docs, count)
         peers = {"numpy sgemm": layers}
@@ -168,6 +167,7 @@ _MEMORY = """
 import os, sys, threading, time
 from jaxir.mesh import use_cpu_cores
 use_cpu_cores()
+import jax
 import numpy as np
 from qnet import K, random_weights
 from jaxir.hyper.qnet import QNetSpec
@@ -179,7 +179,7 @@ def resident():
 
 vectors = np.load(sys.argv[1], mmap_mode="r")
 spec = QNetSpec(hidden=(768,) * 2)
-weights = random_weights(8, spec)
+weights = jax.device_put(random_weights(8, spec))  # as an encoder leaves them
 stream_search(spec, weights, np.ones((6_000, 768), np.float32), K)
 before, peak, done = resident(), 0, False
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jaxir.errors import InputError
@@ -267,11 +267,12 @@ def sharded_search(
 
     Args:
       score: scores a block.
-      queries: pytree with a first axis ``B``, the same on every device.
+      queries: pytree with a first axis ``B``; copied to every device.
       vectors: from ``device_blocks(..., mesh=mesh)``.
       k: number of results.
       mesh: devices; the first axis splits the blocks.
     """
+    queries = jax.device_put(queries, NamedSharding(mesh, PartitionSpec()))
     sharded = programs(score).sharded
     found = sharded(queries, vectors.blocks, vectors.num_docs, k, mesh)
     return _checked(found, queries, functools.partial(row_of_blocks, vectors))
@@ -373,7 +374,7 @@ def open_vectors(
     vectors = device_blocks(shards, mesh=mesh, block_rows=block_rows, dtype=dtype)
 
     def resident(queries: Any, k: int) -> Ranking:
-        queries = jax.tree.map(jnp.asarray, queries)
+        queries = jax.device_put(queries, NamedSharding(mesh, PartitionSpec()))
         found = programs(score).sharded(queries, vectors.blocks, num_docs, k, mesh)
         found = jax.device_get(found)
         return _checked(found, queries, functools.partial(row_of_shards, shards))

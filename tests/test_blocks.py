@@ -96,6 +96,19 @@ def test_every_way_gives_the_same(num_docs, k):
         np.testing.assert_array_equal(found.scores, scores, err_msg=way)
 
 
+@pytest.mark.parametrize("device", [0, 1])
+def test_queries_that_lie_on_one_device(device):
+    """As an encoder leaves them; the blocks lie on all devices."""
+    if jax.device_count() < 2:
+        pytest.skip("needs simulated devices")
+    queries, vectors = whole_numbers(100)
+    doc_ids, _ = brute_force(queries, vectors, 5)
+    queries = jax.device_put(queries, jax.devices()[device])
+    for way, search in every_search(Nearness(), queries, vectors, 5).items():
+        if way != "resident":  # its vectors lie on the first device
+            np.testing.assert_array_equal(search().doc_ids, doc_ids, err_msg=way)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_vectors_that_are_not_finite_are_refused(value):
     """Also where the score would put the document last, or nowhere."""
