@@ -13,9 +13,6 @@ from jaxtyping import Array, Float
 
 from jaxir.nn.bert import BertConfig
 from jaxir.nn.tower import (
-    PROJECTION_ACTIVATIONS,
-    SIMILARITIES,
-    TOWERS,
     adapt_towers,
     apply_tower,
     check_towers,
@@ -26,9 +23,6 @@ from jaxir.nn.tower import (
 from jaxir.types import Params, TokenBatch
 
 __all__ = [
-    "PROJECTION_ACTIVATIONS",
-    "SIMILARITIES",
-    "TOWERS",
     "DenseConfig",
     "adapt_params",
     "embedding_size",
