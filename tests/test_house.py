@@ -28,9 +28,9 @@ LAYERS = [
     {"families"},
     {"checkpoints", "train"},
     {
-        "bm25", "encode", "evaluate", "fit", "fuse", "index", "label", "mine",
-        "measures", "openers", "plots", "pretrain", "report", "rerank", "reranker",
-        "scorers", "search", "significance", "style", "tables", "validate",
+        "bm25", "encode", "evaluate", "fit", "fuse", "hypencoder", "index", "label",
+        "measures", "mine", "openers", "plots", "pretrain", "report", "rerank",
+        "reranker", "scorers", "search", "significance", "style", "tables", "validate",
     },
     {"export"},
     {"serve"},
