@@ -76,12 +76,26 @@ def _line(case: dict) -> str:
             f"{head} nDCG@10 {case['nDCG@10']:.4f}  scored {case['docs_scored']:,.0f} "
             f"({case['share_scored']:.1%})  {1e3 * case['ours_s']:.1f} ms a query"
         )
+    rate = _rate(case)
     if case.get("peer_s") is None:
-        return f"{head} ours {case['ours_s']:.4g} s  (peer {case['peer']} is not here)"
+        absent = f"  (peer {case['peer']} is not here)" if case["peer"] else ""
+        return f"{head} ours {case['ours_s']:.4g} s{absent}{rate}"
     return (
         f"{head} ours {case['ours_s']:.4g} s  {case['peer']} {case['peer_s']:.4g} s  "
-        f"ratio {case['ratio']:.2f}"
+        f"ratio {case['ratio']:.2f}{rate}"
     )
+
+
+def _rate(case: dict) -> str:
+    """Operations a second, where a case counts them."""
+    if "achieved" not in case:
+        return ""
+    rate = f"  {case['achieved'] / 1e12:.3g} TFLOP/s"
+    if "fraction_of_peak" in case:
+        rate += f", {case['fraction_of_peak']:.0%} of a product's rate"
+    if "projected_s" in case:
+        rate += f"; MS MARCO {case['projected_s']:.3g} s, paper {case['paper_s']} s"
+    return rate
 
 
 def _sweep(args: argparse.Namespace) -> Iterator[dict]:
