@@ -19,6 +19,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 from timing import alone, compare, versions
@@ -28,9 +29,9 @@ DEGREE, K = 100, 1000
 
 
 def _documents(num_docs: int, width: int, seed: int = 0) -> tuple:
-    """Clustered vectors and, for each, the nearest documents of eight clusters."""
+    """Clustered vectors and, for each, the nearest documents of four clusters."""
     rng = np.random.default_rng(seed)
-    size, near = 100, 8
+    size, near = 100, 4
     num_clusters = num_docs // size
     centers = rng.standard_normal((num_clusters, width), dtype=np.float32)
     vectors = np.repeat(centers, size, axis=0)
@@ -63,8 +64,15 @@ def _weights(batch: int, width: int, depth: int, seed: int = 1) -> tuple:
     return kernels, biases, normal(width)
 
 
-def _torch_qnet(kernels: list, biases: list, output: object) -> Callable:
+def _torch_qnet(numbers: tuple, query: int, device: str) -> Callable:
+    """One query's q-net as a plain function of vectors."""
     import torch
+
+    def placed(x: np.ndarray) -> "torch.Tensor":
+        return torch.from_numpy(x[query]).to(device)
+
+    kernels, biases = ([placed(x) for x in part] for part in numbers[:2])
+    output = placed(numbers[2])
 
     def score(x: "torch.Tensor") -> "torch.Tensor":
         for i, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
@@ -97,6 +105,13 @@ class _Peer:
         self.config = config
 
     def search(self, qnet: Callable, k: int) -> list[int]:
+        """The rows of the ``k`` best documents that the walk meets."""
+        import torch
+
+        with torch.inference_mode():
+            return self._search(qnet, k)
+
+    def _search(self, qnet: Callable, k: int) -> list[int]:
         import torch
 
         best: queue.PriorityQueue = queue.PriorityQueue(maxsize=k)
@@ -136,8 +151,28 @@ class _Peer:
         return [row for _, row in sorted(found)]
 
 
+def _choose_threads(work: Callable[[], object]) -> int:
+    """Gives torch one thread or all, whichever it is faster with just now."""
+    import torch
+
+    work()
+    seconds = {}
+    for threads in {1, torch.get_num_threads()}:
+        torch.set_num_threads(threads)
+        start = time.perf_counter()
+        work()
+        seconds[threads] = time.perf_counter() - start
+    best = min(seconds, key=seconds.__getitem__)
+    torch.set_num_threads(best)
+    return best
+
+
+CASES = {384: ((2, 1), (2, 32), (6, 1)), 64: ((2, 1), (2, 32))}
+"""By width of the vectors: depth of the q-net, and queries of a batch."""
+
+
 def run(*, quick: bool = False) -> Iterator[dict]:
-    """Yields a case for each depth of the q-net and batch."""
+    """Yields a case for each width of the vectors, depth of the q-net and batch."""
     import jax
 
     from jaxir.hyper.graph import GraphSearchConfig, graph_search, graph_vectors
@@ -145,38 +180,18 @@ def run(*, quick: bool = False) -> Iterator[dict]:
 
     num_docs = 20_000 if quick else 200_000
     config = GraphSearchConfig(rule="released")
-    torch = None
-    if importlib.util.find_spec("torch"):
-        import torch
-
-        torch.set_grad_enabled(False)
-    for width, depth, batches in ((384, 2, (1, 32)), (384, 6, (1,)), (64, 2, (1, 32))):
+    has_peer = importlib.util.find_spec("torch") is not None
+    for width, cases in CASES.items():
         vectors, neighbors = _documents(num_docs, width)
-        peer = None if torch is None else _Peer(vectors, neighbors, config)
+        peer = _Peer(vectors, neighbors, config) if has_peer else None
         docs, graph = graph_vectors(vectors), jax.device_put(neighbors)
-        for batch in batches:
+        for depth, batch in cases:
             spec = QNetSpec(input_width=width, hidden=(width,) * depth)
             numbers = _weights(batch, width, depth)
             weights = jax.device_put(QNetWeights(*numbers))
 
             def ours(spec=spec, weights=weights, docs=docs, graph=graph):
                 return graph_search(spec, weights, docs, graph, K, config)
-
-            def theirs(numbers=numbers, batch=batch, peer=peer) -> list:
-                place = [torch.from_numpy(x).to(peer.device) for x in
-                         (*numbers[0], *numbers[1], numbers[2])]  # fmt: skip
-                half = len(numbers[0])
-                return [
-                    peer.search(
-                        _torch_qnet(
-                            [x[i] for x in place[:half]],
-                            [x[i] for x in place[half:-1]],
-                            place[-1][i],
-                        ),
-                        K,
-                    )
-                    for i in range(batch)
-                ]
 
             found = ours()
             case = {
@@ -189,6 +204,12 @@ def run(*, quick: bool = False) -> Iterator[dict]:
             if peer is None:
                 yield case | alone(ours)
                 continue
+            qnets = [_torch_qnet(numbers, i, peer.device) for i in range(batch)]
+
+            def theirs(qnets=qnets, peer=peer) -> list:
+                return [peer.search(qnet, K) for qnet in qnets]
+
+            case["peer_threads"] = _choose_threads(partial(peer.search, qnets[0], K))
             equal = [
                 len(set(row.tolist()) & set(rows)) / len(rows)
                 for row, rows in zip(found.ranking.doc_ids, theirs(), strict=True)
