@@ -14,22 +14,36 @@ __all__ = ["tiny_hypencoder"]
 
 
 def tiny_hypencoder(
-    folder: Path, seed: int = 0, *, vectors: int = 1, **changes
+    folder: Path, seed: int = 0, *, vectors: int = 1, spread: bool = True, **changes
 ) -> Model:
-    """A Hypencoder of two blocks of width 16; its q-nets differ clearly."""
+    """A Hypencoder of two blocks of width 16.
+
+    Args:
+      folder: for the tokenizer.
+      seed: of the parameters.
+      vectors: of a document.
+      spread: whether its q-nets and documents differ clearly; otherwise they are as
+        training begins with them.
+      changes: of the configuration.
+    """
     tokenizer = bert_tokenizer(folder)
     backbone = BertConfig(
         vocab_size=tokenizer.vocab_size, hidden_size=16, num_layers=1, num_heads=2,
         intermediate_size=32, max_positions=64,
     )  # fmt: skip
-    qnet = QNetSpec(16, (16, 16), num_vectors=vectors)
+    warm = changes.get("warm_start", False)
+    qnet = QNetSpec(
+        16, (16, 16), num_vectors=vectors, gated=warm, residual_on_last=warm
+    )
     defaults = {"query_length": 32, "doc_length": 32}
     config = HypencoderConfig(backbone, qnet, **(defaults | changes))
-    # Texts of random parameters lie close together: larger ones set them apart.
-    params = jax.tree.map(lambda x: x * 3, init_params(config, jax.random.key(seed)))
-    # At first all q-nets are nearly the same base network, by the paper's design.
-    head = jax.tree_util.tree_map_with_path(_spread, params["head"])
-    return model_from_parts("hypencoder", config, {**params, "head": head}, tokenizer)
+    params = init_params(config, jax.random.key(seed))
+    if spread:
+        # Texts of random parameters lie close together, and by the paper's design all
+        # q-nets are nearly the same base network at first.
+        params = jax.tree.map(lambda x: x * 3, params)
+        params["head"] = jax.tree_util.tree_map_with_path(_spread, params["head"])
+    return model_from_parts("hypencoder", config, params, tokenizer)
 
 
 def _spread(path, leaf):
