@@ -2,8 +2,10 @@
 
 import json
 import re
+from dataclasses import asdict, replace
 
 import pytest
+from tiny_hypencoders import tiny_hypencoder
 from tiny_rerankers import tiny_t5
 
 from jaxir import fit
@@ -13,8 +15,14 @@ from jaxir.cli.train import train_from_gin
 from jaxir.data.collection import open_collection
 from jaxir.data.formats import write_run
 from jaxir.data.lists import sample_lists, write_lists
+from jaxir.data.pipeline import PipelineConfig
+from jaxir.dense.task import DenseLoss
 from jaxir.errors import InputError
 from jaxir.files import resource_directory
+from jaxir.hyper.task import HyperLoss
+from jaxir.train.config import TrainConfig
+from jaxir.train.optimizers import OptimizerConfig
+from jaxir.validate import ValidationConfig
 
 ROOT = resource_directory("gin")
 FILES = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.gin"))
@@ -37,12 +45,13 @@ def test_header_says_what_is_required(file):
 
 @pytest.mark.parametrize("file", [f for f in FILES if f not in EXPERIMENTS + T5X])
 def test_parts_parse_alone(file):
-    text = (ROOT / file).read_text()
+    text = whole_text(file)
     required = re.findall(r"^(\w+) = %gin.REQUIRED", text, re.M)
     from_others = ("MODEL", "START", "TASK", "DATA")  # of models' and tasks' files
     if file.startswith("runs/"):
         required += [name for name in from_others if f"%{name}\n" in text]
-    parse_gin([file], [f"{name} = 1" for name in required])
+    values = {"LISTS": "'lists.jsonl'"}
+    parse_gin([file], [f"{name} = {values.get(name, 1)}" for name in required])
 
 
 def scored_lists(folder, path):
@@ -78,6 +87,9 @@ def whole_text(file):
 
 def start(file, place, tiny_model):
     """Where the tiny model of the kind that an experiment starts from stands."""
+    if "hypencoder_hard" in file:
+        save_model(place / "hyper", tiny_hypencoder(place / "tokenizer"))
+        return str(place / "hyper")
     if "models/t5/" not in whole_text(file) and "t5_adapt" not in file:
         return str(tiny_model)
     save_model(place / "t5", tiny_t5(place / "tokenizer"))
@@ -105,6 +117,7 @@ def test_experiment_trains(file, tiny_collection, tiny_model, tmp_path):
         "INPUT_LENGTH": 16,
         "VOCAB_SIZE": tiny_vocabulary(model),
         "CHUNK_SIZE": None,
+        "DEPTH": 2,
         "PAIR_GROUPS": 4 if "PAIR_GROUPS = 8" in text else 1,
         "HOLDOUT": 2,
         "EVAL_EVERY": 1,
@@ -133,8 +146,63 @@ def test_experiment_trains(file, tiny_collection, tiny_model, tmp_path):
     stored = (tmp_path / "out" / "operative_config.gin").read_text()
     assert "TRAIN_STEPS = 2" in stored
     assert re.search(r"^RUN = @", stored, re.M)  # it repeats the run
+    parse_gin([str(tmp_path / "out" / "operative_config.gin")])
     first = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[0]
     assert "step" in json.loads(first)
+
+
+def seen(file, *bindings):
+    """The configurations of an experiment: optimizer, batches, loop, validation."""
+    required = ("COLLECTION", "LISTS", "CANDIDATES", "MODEL_PATH")
+    text = whole_text(file)
+    given = [f"{name} = 'x'" for name in required if f"{name} = %gin.REQ" in text]
+    parse_gin([file], [*given, *bindings])
+    parts = OptimizerConfig, PipelineConfig, TrainConfig, ValidationConfig
+    return [configured(part)() for part in parts]
+
+
+def test_hypencoder_has_the_values_of_the_paper():
+    optimizer, batches, loop, validation = seen("experiments/hypencoder_msmarco.gin")
+    assert (optimizer.name, optimizer.learning_rate) == ("adamw", 2e-5)
+    assert (optimizer.schedule, optimizer.warmup) == ("constant", 6000)
+    assert (optimizer.weight_decay, optimizer.groups) == (0.0, ())
+    assert (batches.batch_size, batches.list_size) == (128, 1 + 8)
+    assert (loop.total_steps, loop.eval_every) == (800_000, 50_000)
+    assert validation.metrics[0] == "Rprec"
+    assert configured(HyperLoss)() == HyperLoss()
+    text = whole_text("experiments/hypencoder_msmarco.gin")
+    lengths = re.findall(r"^(?:QUERY|DOC)_LENGTH = (\d+)", text, re.M)
+    assert lengths == ["32", "196"] * 2
+
+    optimizer, batches, *_ = seen("experiments/hypencoder_hard.gin")
+    assert (optimizer.learning_rate, optimizer.warmup) == (8e-6, 0.1)
+    assert optimizer.schedule == "linear"
+    assert (batches.batch_size, batches.list_size) == (96, 2)
+    losses = configured(HyperLoss)()
+    assert (losses.margin_mse, losses.kl, losses.candidates) == (0.0, 0.0, "own")
+
+
+@pytest.mark.parametrize("place", ["msmarco", "small"])
+def test_the_bi_encoder_is_trained_in_the_same_way(place):
+    optimizer, *others = seen(f"experiments/hypencoder_{place}.gin")
+    base_optimizer, *base_others = seen(f"experiments/be_base_{place}.gin")
+    assert others == base_others
+    plain = replace(optimizer, groups=(), schedule=base_optimizer.schedule)
+    assert plain == base_optimizer
+
+
+def test_a_warm_start_has_the_losses_of_the_bi_encoder():
+    _, *base_others = seen("experiments/be_base_small.gin")
+    base = configured(DenseLoss)()
+    optimizer, *others = seen(
+        "experiments/hypencoder_warm_small.gin", "HEAD_LEARNING_RATE = 3e-4"
+    )
+    assert others == base_others
+    assert asdict(configured(HyperLoss)()) == asdict(base)
+    assert [group.learning_rate for group in optimizer.groups] == [1e-3, 3e-4]
+    assert [group.pattern for group in optimizer.groups] == [
+        "^head/(gates|output_gate)$", "^head/",
+    ]  # fmt: skip
 
 
 def test_required_macro_is_named(tmp_path):
