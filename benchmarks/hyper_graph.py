@@ -316,7 +316,10 @@ def _figure(lines: dict[str, list[dict]], whole: dict) -> str:
     height, panels = 320, []
     for x, unit in (("ours_s", 1e3), ("share_scored", 100.0)):
         curves = {
-            name: ([unit * c[x] for c in cases], [c["nDCG@10"] for c in cases])
+            name.replace("_", " "): (
+                [unit * c[x] for c in cases],
+                [c["nDCG@10"] for c in cases],
+            )
             for name, cases in lines.items()
         }
         curves["exhaustive"] = ([unit * whole[x]], [whole["nDCG@10"]])

@@ -40,7 +40,7 @@ def test_sweep(index, tiny_collection, tmp_path, capsys):
     assert scored["entry 1, explore 12, iterations 1"] == 1
     drawn = ElementTree.fromstring(figure.read_text())  # well-formed
     texts = {element.text for element in drawn.iter() if element.tag.endswith("text")}
-    assert {"nDCG@10", "entry_points", "explore", "iterations", "exhaustive"} <= texts
+    assert {"nDCG@10", "entry points", "explore", "iterations", "exhaustive"} <= texts
 
 
 def test_what_cannot_be_swept_is_refused(index, tiny_collection, tmp_path, capsys):
