@@ -185,7 +185,7 @@ def _build_graph(
     shards = [np.load(path, mmap_mode="r") for path in paths]
     build_neighbors(
         shards, degree, place,
-        backend=backend,  # type: ignore[arg-type]
+        backend=backend,
         fingerprint=shards_fingerprint(hashes),
     )  # fmt: skip
     return {"neighbors": degree}

@@ -27,8 +27,8 @@ __all__ = [
     "GRAPH",
     "MODES",
     "OPENERS",
-    "QUERY_BATCHES",
     "Found",
+    "Opener",
     "Opening",
     "RankTexts",
     "shards_fingerprint",
@@ -60,7 +60,7 @@ class Found(NamedTuple):
 
 
 RankTexts = Callable[[Sequence[str], int], Found]
-"""``rank(texts, k) -> Found`` of one to ``QUERY_BATCHES[-1]`` texts."""
+"""``rank(texts, k) -> Found`` of one to ``Opener.batch`` texts."""
 
 
 class Opening(NamedTuple):
@@ -127,15 +127,9 @@ def _open_hypencoder(opening: Opening) -> RankTexts:
     encoder = TextEncoder(model, side="query", mesh=make_mesh(1))
 
     def rank(texts: Sequence[str], k: int) -> Found:
-        parts, scored = [], 0
-        for start in range(0, len(texts), QNET_BATCH):
-            batch = texts[start : start + QNET_BATCH]
-            weights = encoder.on_devices(batch, QNET_BATCH if len(batch) > 1 else 1)
-            ranking, counts = search(weights, k)
-            parts.append(_first(ranking, len(batch)))
-            scored += int(counts[: len(batch)].sum())
-        columns = zip(*parts, strict=True)
-        return Found(Ranking(*map(np.concatenate, columns)), scored)
+        weights = encoder.on_devices(texts, QNET_BATCH if len(texts) > 1 else 1)
+        ranking, scored = search(weights, k)
+        return Found(_first(ranking, len(texts)), int(scored[: len(texts)].sum()))
 
     return rank
 
@@ -148,17 +142,13 @@ def _scoring_all(
     opening: Opening, spec: "QNetSpec", shards: Sequence[np.ndarray]
 ) -> SearchQNets:
     """Every document, wherever the vectors are searched fastest."""
-    import jax
-
     from jaxir.hyper.search import open_vectors
-    from jaxir.mesh import make_mesh, replicated
 
-    vectors, everywhere = open_vectors(spec, shards), replicated(make_mesh())
+    vectors = open_vectors(spec, shards)
 
     def search(weights: "QNetWeights", k: int) -> tuple[Ranking, np.ndarray]:
-        count = weights.output.shape[0]
-        ranking = vectors.search(jax.device_put(weights, everywhere), k)
-        return ranking, np.full(count, vectors.num_docs)
+        scored = np.full(weights.output.shape[0], vectors.num_docs)
+        return vectors.search(weights, k), scored
 
     return search
 
@@ -267,7 +257,23 @@ def _model_of(opening: Opening) -> "Model":
     return loaded
 
 
-OPENERS: Mapping[str, Callable[[Opening], RankTexts]] = MappingProxyType(
-    {"bm25": _open_bm25, "dense": _open_dense, "hypencoder": _open_hypencoder}
+class Opener(NamedTuple):
+    """A kind of index.
+
+    Attributes:
+      open: the function that opens it.
+      batch: the most texts that what it gives ranks at once.
+    """
+
+    open: Callable[[Opening], RankTexts]
+    batch: int = QUERY_BATCHES[-1]
+
+
+OPENERS: Mapping[str, Opener] = MappingProxyType(
+    {
+        "bm25": Opener(_open_bm25),
+        "dense": Opener(_open_dense),
+        "hypencoder": Opener(_open_hypencoder, QNET_BATCH),
+    }
 )
 """What opens an index of each kind."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxir.errors import InputError
 from jaxir.manifest import DocIdFile, Manifest, read_manifest
-from jaxir.openers import MODES, OPENERS, QUERY_BATCHES, Opening, RankTexts
+from jaxir.openers import MODES, OPENERS, Opening, RankTexts
 from jaxir.progress import progress_bar
 from jaxir.types import Ranking
 
@@ -45,9 +45,11 @@ class Searcher:
         manifest: Manifest,
         rank: RankTexts,
         *,
+        batch: int,
         mode: str = "exhaustive",
     ) -> None:
-        self.directory, self.manifest, self._rank = directory, manifest, rank
+        self.directory, self.manifest = directory, manifest
+        self._rank, self._batch = rank, batch
         self.kind, self.mode, self.docs_scored = manifest.kind, mode, 0
         self.num_docs = int(manifest.counts["docs"])
         self.doc_ids: Sequence[str] = DocIdFile(directory)
@@ -74,8 +76,8 @@ class Searcher:
         if k < 1:
             raise InputError("k", str(k), "at least 1")
         parts = []
-        for start in range(0, len(texts), QUERY_BATCHES[-1]):
-            found = self._rank(texts[start : start + QUERY_BATCHES[-1]], k)
+        for start in range(0, len(texts), self._batch):
+            found = self._rank(texts[start : start + self._batch], k)
             parts.append(found.ranking)
             self.docs_scored += found.scored
         if not parts:
@@ -96,8 +98,8 @@ class Searcher:
         names, texts = list(queries), list(queries.values())
         run: Run = {}
         with progress_bar(total=len(names), label="search", unit="query") as bar:
-            for start in range(0, len(names), QUERY_BATCHES[-1]):
-                batch = slice(start, start + QUERY_BATCHES[-1])
+            for start in range(0, len(names), self._batch):
+                batch = slice(start, start + self._batch)
                 ranking = self.search_texts(texts[batch], k)
                 for i, name in enumerate(names[batch]):
                     rows = ranking.doc_ids[i].tolist()
@@ -152,8 +154,9 @@ def open_index(
         raise InputError(
             "graph", f"settings of the graph search in mode {mode!r}", "mode 'graph'"
         )
-    rank = OPENERS[manifest.kind](Opening(directory, manifest, model, mode, graph))
-    return Searcher(directory, manifest, rank, mode=mode)
+    opener = OPENERS[manifest.kind]
+    rank = opener.open(Opening(directory, manifest, model, mode, graph))
+    return Searcher(directory, manifest, rank, batch=opener.batch, mode=mode)
 
 
 def search(
@@ -162,7 +165,7 @@ def search(
     """Searches an index: :func:`open_index` and :meth:`Searcher.search` in one.
 
     Args:
-      index: an open index or its directory.
+      index: an open index, or the directory of one to search exhaustively.
       queries: texts by query id.
       k: results of each query.
     """

@@ -41,14 +41,14 @@ def candidates(collection, tmp_path):
     return tmp_path / "candidates.trec"
 
 
-@pytest.mark.parametrize(("query_bytes", "block_rows"), [(1 << 27, 2048), (1, 5)])
+@pytest.mark.parametrize(("query_bytes", "block_pairs"), [(1 << 27, 4096), (1, 45)])
 @pytest.mark.parametrize("kind", ["dense", "hypencoder", "two vectors"])
 def test_metrics_of_a_search(
-    kind, query_bytes, block_rows, collection, make_tiny_model, tmp_path, monkeypatch
+    kind, query_bytes, block_pairs, collection, make_tiny_model, tmp_path, monkeypatch
 ):
     """The sample being the whole corpus; also where batches are as small as can be."""
     monkeypatch.setattr(validate, "QUERY_BYTES", query_bytes)
-    monkeypatch.setattr(validate, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(validate, "BLOCK_PAIRS", block_pairs)
     if kind == "dense":
         model = make_tiny_model()
     else:

@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     if not queries:
         raise InputError(args.queries, "no queries", "at least one")
     kind = read_manifest(args.index).kind
-    if kind == "dense":
+    if kind == "dense":  # a q-net's products are large enough to share the cores
         from jaxir.mesh import use_cpu_cores
 
         use_cpu_cores()
