@@ -17,6 +17,8 @@ from jaxir.hypencoder import load_bi_encoder, load_hypencoder
 from jaxir.lm import masked
 from jaxir.nn.bert import BertConfig
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TEXTS = ["rivers to the sea", "bread", "wheels of steel on clay"]
 
 
@@ -68,6 +70,7 @@ def test_a_warm_start_is_the_bi_encoder(dense_path, similarity):
     assert np.abs(scores(fresh) - scores(base)).max() > 0.1
 
 
+@pytest.mark.slow
 def test_minilm_is_a_hypencoder_that_begins_as_itself(minilm_path):
     model = load_hypencoder(minilm_path, depth=2, warm_start=True)
     assert model.config.qnet.hidden == (384, 384)
