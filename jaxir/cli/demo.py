@@ -1,4 +1,4 @@
-"""The whole road on real text: BM25, a retriever before and after training, a reranker.
+"""The whole road on real text: BM25, a retriever and its training, reranker, q-nets.
 
   jaxir demo
   jaxir demo --model hf:sentence-transformers/all-MiniLM-L6-v2 --output demo
@@ -25,6 +25,7 @@ METRICS = ("nDCG@10", "RR@10", "R@100")
 BASELINE = "BM25"
 RERANKED = 20  # documents of a query that the cross-encoder reads
 RERANKED_LENGTH = 96  # tokens of query and document
+NEIGHBORS = 16  # of a document in the graph that a Hypencoder walks along
 LENGTHS = ("query_length", "doc_length")
 
 
@@ -129,10 +130,11 @@ def run(args: argparse.Namespace) -> int:
     from jaxir.data.formats import read_run, write_run
     from jaxir.data.pydocs import write_pydocs
     from jaxir.evaluate import evaluate
-    from jaxir.files import disk_errors
+    from jaxir.files import atomic_file, disk_errors
     from jaxir.fit import pretrained
     from jaxir.fuse import fuse
-    from jaxir.index import build_index
+    from jaxir.hyper.graph import GraphSearchConfig
+    from jaxir.index import BuildOptions, build_index
     from jaxir.report import write_report
     from jaxir.rerank import rerank
     from jaxir.search import open_index
@@ -149,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
         resolve(args.model)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    stages = Stages(out, total=11 if args.collection else 12)
+    stages = Stages(out, total=15 if args.collection else 16)
 
     folder = Path(args.collection) if args.collection else out / "pydocs"
     if not args.collection:
@@ -165,13 +167,16 @@ def run(args: argparse.Namespace) -> int:
     runs = {}
 
     def search_stage(
-        name: str, load: Callable[[], Model | str], settings: object
+        name: str,
+        load: Callable[[], Model | str],
+        settings: object,
+        options: BuildOptions | None = None,
     ) -> None:
         stem = name.lower().replace(" ", "-")
         index, trec = out / "indexes" / stem, out / "runs" / f"{stem}.trec"
         stages(
             f"{name}: index {len(collection.docs):,} documents", settings, index,
-            lambda: build_index(load(), collection, index),
+            lambda: build_index(load(), collection, index, options=options),
         )  # fmt: skip
         stages(
             f"{name}: search {len(queries):,} queries", args.split, trec,
@@ -229,10 +234,44 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
         runs[f"{BASELINE} + reranker"] = read_run(trec)
 
+    def hypencoder_stages() -> str:
+        """Says how many documents the search along the graph scored."""
+        hypencoder, name = out / "hypencoder", "Hypencoder"
+        config = load_model(str(trained)).config
+        same = ("towers", "pooling", "similarity", *LENGTHS)  # as its bi-encoder
+        towers = [f"{field.upper()} = {getattr(config, field)!r}" for field in same]
+        train_stage(
+            "a Hypencoder", "demo_hypencoder", str(trained), hypencoder, *towers
+        )
+        search_stage(
+            name, lambda: str(hypencoder), NEIGHBORS, BuildOptions(neighbors=NEIGHBORS)
+        )
+        docs = len(collection.docs)
+        walk = GraphSearchConfig(
+            entry_points=max(docs // 10, 1), explore=32, iterations=8
+        )
+        index, trec = out / "indexes" / "hypencoder", out / "runs" / "graph.trec"
+        note = out / "runs" / "graph.json"
+
+        def search() -> None:
+            searcher = open_index(index, mode="graph", graph=walk)
+            write_run(trec, searcher.search(queries, k=100))
+            with atomic_file(note) as file:
+                json.dump({"scored": searcher.docs_scored / len(queries)}, file)
+
+        stages(
+            f"{name}: search {len(queries):,} queries along the graph",
+            [args.split, repr(walk)], note, search,
+        )  # fmt: skip
+        runs[f"{name}, graph"] = read_run(trec)
+        scored = json.loads(note.read_text())["scored"]
+        return f"scored {scored:,.0f} of {docs:,} documents a query"
+
     train_stage("a retriever", "demo", args.model, trained, *args.gin_bindings)
     search_stage("Zero-shot", zero_shot, args.model)
     search_stage("Fine-tuned", lambda: str(trained), "")
     rerank_stages()
+    scored = hypencoder_stages()
     fused = out / "runs" / "fusion.trec"
     stages(
         "Fusion of BM25 and Fine-tuned by reciprocal ranks", "rrf", fused,
@@ -252,28 +291,32 @@ def run(args: argparse.Namespace) -> int:
         training_curves={
             "Fine-tuned": trained / "metrics.jsonl",
             "Reranker": out / "reranker" / "metrics.jsonl",
+            "Hypencoder": out / "hypencoder" / "metrics.jsonl",
         },
         commands=[args.command],
         details={
             "Collection": f"{folder}, {len(collection.docs):,} documents",
             "Split": f"{args.split}, {len(queries):,} queries",
             "Model": args.model,
+            "Hypencoder, graph": scored,
         },
     )
     seconds = time.perf_counter() - begin
     if args.json:
-        print(json.dumps({"seconds": seconds, **evaluation.to_dict()}))
+        print(json.dumps({"seconds": seconds, "graph": scored, **evaluation.to_dict()}))
         return 0
     print(
         f"\n{collection.name}, {args.split}: {len(queries):,} queries, "
         f"{len(collection.docs):,} documents\n"
     )
     print(format_table(evaluation))
+    print(f"Hypencoder is Fine-tuned with q-nets; along its graph it {scored}.")
     print(f"""
 {out}/report.html   the comparison, to be looked at
 {out}/runs/         TREC runs of each system
 {out}/indexes/      jaxir search --index {out}/indexes/fine-tuned --queries ...
 {out}/model/        jaxir index --model {out}/model --collection ... --index ...
+{out}/hypencoder/   jaxir index --model {out}/hypencoder --neighbors {NEIGHBORS} ...
 {out}/reranker/     jaxir rerank --model {out}/reranker --run ... --collection ...
 done in {seconds:.0f} s""")
     return 0

@@ -1,6 +1,7 @@
 """The verbs train, demo and bench from the command line, on tiny inputs."""
 
 import json
+import re
 
 import pytest
 
@@ -59,16 +60,22 @@ def test_demo_runs_and_keeps_what_it_made(
     assert main(words) == 0
     first = capsys.readouterr()
     names = ("BM25", "Zero-shot", "Fine-tuned", "BM25 + reranker", "Fusion")
-    for name in (*names, "report.html"):
+    for name in (*names, "Hypencoder", "Hypencoder, graph", "report.html"):
         assert name in first.out
+    scored = re.search(r"its graph it scored (\d+) of 12 documents", first.out)
+    assert scored
+    assert 0 < int(scored[1]) <= 12
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "Fine-tuned" in page
     assert "jaxir demo --output" in page
+    assert f"scored {scored[1]} of 12 documents" in page
     run = (tmp_path / "demo" / "runs" / "bm25.trec").read_bytes()
     assert main([*words, "--json"]) == 0
     second = capsys.readouterr()
-    assert second.err.count("kept from before") == 11
-    assert json.loads(second.out)["systems"][0]["name"] == "BM25"
+    assert second.err.count("kept from before") == 15
+    result = json.loads(second.out)
+    assert result["systems"][0]["name"] == "BM25"
+    assert result["graph"] == f"scored {scored[1]} of 12 documents a query"
     assert (tmp_path / "demo" / "runs" / "bm25.trec").read_bytes() == run
 
     def training(files, *more, **options):
