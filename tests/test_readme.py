@@ -25,6 +25,12 @@ STAND_INS = {
         " --gin.MODEL_PATH=\"'models/minilm'\" --gin.TRAIN_STEPS=2"
         " --gin.LIST_SIZE=4 --gin.MAX_LENGTH=32"
     ),
+    "--gin_file experiments/hypencoder_warm_small.gin": (
+        "--gin_file experiments/hypencoder_warm_small.gin"
+        " --gin.MODEL_PATH=\"'models/minilm'\" --gin.DEV_SPLIT=None --gin.DEPTH=2"
+        " --gin.TRAIN_STEPS=2 --gin.LIST_SIZE=4 --gin.BATCH_SIZE=8"
+        " --gin.QUERY_LENGTH=16 --gin.DOC_LENGTH=16"
+    ),
 }
 
 
