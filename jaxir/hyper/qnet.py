@@ -169,7 +169,7 @@ def apply(
 
     Equation: ``x_0`` is the document's vector, ``x_i = x_{i-1} + LN(act(x_{i-1} W_i +
     b_i))``, the last block without the first summand; the score is ``x_L . w``
-    (Hypencoder, section 3.2, with the released code's rules).
+    (Hypencoder, section 3.4 and eq. 6, with the released code's rules).
 
     Products are of the documents' type, to which weights are cast, with float32 sums;
     statistics and scores are float32.
