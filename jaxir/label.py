@@ -33,6 +33,8 @@ __all__ = [
     "make_teacher",
 ]
 
+_FIRST = ("kept", "best")
+
 Teacher = Scorer
 """``teacher(queries, docs)``: scores ``[L]`` of each query text's document texts."""
 
@@ -111,6 +113,7 @@ def label(
     normalization: str | None = None,
     weights: Sequence[float] | None = None,
     scale: float = 1.0,
+    first: str = "kept",
     batch_size: int = 64,
 ) -> Iterator[TrainingList]:
     """Yields lists with the teachers' scores, streaming.
@@ -123,13 +126,16 @@ def label(
         scores of one teacher, and min-max for several, whose scales differ.
       weights: one for each teacher; equal by default.
       scale: what the combined scores are multiplied with.
+      first: which document leads each list: the one that did (``kept``), or the one
+        the teachers score highest (``best``), a positive then whatever was judged, as
+        Hypencoder was trained (Killingback et al. 2025, section 4.2.1).
       batch_size: lists scored at a time.
 
     Raises:
       InputError: no teacher, weights that do not fit, a list that names a query or
         document the collection does not hold, or a score that is not finite.
     """
-    normalization = _check(teachers, normalization, weights, batch_size)
+    normalization = _check(teachers, normalization, weights, first, batch_size)
     queries = collection.queries(None)
     stream = iter(lists)
     while batch := list(islice(stream, batch_size)):
@@ -142,13 +148,30 @@ def label(
                 [_finite(item, given[i], t) for t, given in enumerate(every)],
                 normalization=normalization, weights=weights, scale=scale,
             )  # fmt: skip
-            yield item._replace(scores=tuple(scores.tolist()))
+            labelled = item._replace(scores=tuple(scores.tolist()))
+            yield _best_first(labelled) if first == "best" else labelled
+
+
+def _best_first(item: TrainingList) -> TrainingList:
+    """The document of the highest score as the list's positive, before any judged."""
+    assert item.scores is not None  # they were just given
+    best = int(np.argmax(item.scores))
+    labels = list(item.labels)
+    labels[best] = max(labels[best], 1.0)
+    # Positives stand first in a list; otherwise the order stays.
+    order = sorted(range(len(labels)), key=lambda i: (i != best, not labels[i] > 0))
+    return item._replace(
+        doc_ids=tuple(item.doc_ids[i] for i in order),
+        labels=tuple(labels[i] for i in order),
+        scores=tuple(item.scores[i] for i in order),
+    )
 
 
 def _check(
     teachers: Sequence[object],
     normalization: str | None,
     weights: Sequence[float] | None,
+    first: str,
     batch_size: int,
 ) -> str:
     """The normalisation to use."""
@@ -166,6 +189,8 @@ def _check(
         )  # fmt: skip
     if weights is not None and not (min(weights) >= 0 and sum(weights) > 0):
         raise InputError("weights", str(list(weights)), "at least 0, and not all 0")
+    if first not in _FIRST:
+        raise InputError("first", repr(first), "one of " + ", ".join(_FIRST))
     if batch_size < 1:
         raise InputError("batch_size", str(batch_size), "at least 1")
     return normalization
@@ -214,6 +239,7 @@ def label_lists(
     normalization: str | None = None,
     weights: Sequence[float] | None = None,
     scale: float = 1.0,
+    first: str = "kept",
     batch_size: int = 64,
     identity: str = "",
 ) -> LabelReport:
@@ -227,6 +253,7 @@ def label_lists(
       normalization: see :func:`label`.
       weights: see :func:`label`.
       scale: see :func:`label`.
+      first: see :func:`label`.
       batch_size: see :func:`label`.
       identity: names the teachers; work done by others is not resumed.
 
@@ -236,7 +263,7 @@ def label_lists(
     if Path(lists).resolve() == Path(path).resolve():
         raise InputError(path, "the file that is read", "another name for the output")
     check_output(path)
-    normalization = _check(teachers, normalization, weights, batch_size)
+    normalization = _check(teachers, normalization, weights, first, batch_size)
     queries, total, reader = collection.queries(None), 0, read_lists(lists)
     for item in reader:  # a bad line is found before the work
         _texts(reader.place, item, queries, collection)
@@ -247,13 +274,13 @@ def label_lists(
         "lists": sha256_file(lists), "collection": collection.docs.fingerprint,
         "queries": _fingerprint(queries), "scale": scale,
         "normalization": normalization, "weights": weights and list(weights),
-        "identity": identity,
+        "first": first, "identity": identity,
     }  # fmt: skip
     with resumable_lines(path, settings) as out:
         done = len(out.done)
         labelled = label(
             teachers, islice(read_lists(lists), done, None), collection,
-            normalization=normalization, weights=weights, scale=scale,
+            normalization=normalization, weights=weights, scale=scale, first=first,
             batch_size=batch_size,
         )  # fmt: skip
         bar = progress_bar(total=total, label="label", unit="list", initial=done)

@@ -64,6 +64,21 @@ def test_several_teachers_are_normalised_within_each_list(collection):
     assert max(next(raw).scores) > 2
 
 
+def test_the_teachers_best_may_lead(collection):
+    def by_place(queries, docs):  # the last document of every list
+        return [np.arange(len(group), dtype=float) for group in docs]
+
+    labelled = list(label([by_place], LISTS, collection, first="best"))
+    assert labelled[0] == TrainingList(
+        "q-river-train",
+        ("engine2", "river0", "bread1"),
+        (1.0, 2.0, 0.0),
+        (2.0, 0.0, 1.0),
+    )
+    assert labelled[1].doc_ids == ("river1", "bread0")
+    assert labelled[1].labels == (1.0, 1.0)
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_batches_change_nothing(collection, batch_size):
     teachers = [by_length, by_shared_words]
@@ -102,6 +117,7 @@ def test_resume_is_uninterrupted(collection, tmp_path):
         ({"normalization": "l2"}, "normalization: 'l2'; expected one of min-max"),
         ({"weights": [1.0, 2.0]}, "weights: 2 for 1 teachers"),
         ({"weights": [0.0]}, "weights: .*; expected at least 0, and not all 0"),
+        ({"first": "worst"}, "first: 'worst'; expected one of kept, best"),
         ({"batch_size": 0}, "batch_size: 0; expected at least 1"),
         ({"lists": [LISTS[0]._replace(query_id="x")]}, "query 'x' is not in the coll"),
         (

@@ -19,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--normalization", help="none, min-max or z-score")
     add("--weights", nargs="+", type=float, help="one for each teacher")
     add("--scale", type=float, default=1.0, help="multiply the result with this (1)")
+    add(
+        "--first",
+        default="kept",
+        help="which document leads a list: the one that did (kept), or the teachers' "
+        "best, a positive then (best)",
+    )
     add("--batch_size", type=int, default=64, help="lists scored at once (64)")
     add("--json", action="store_true", help="print the result as JSON")
 
@@ -37,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     report = label_lists(
         [make_teacher(model) for model in models], args.lists, collection,
         args.output, normalization=args.normalization, weights=args.weights,
-        scale=args.scale, batch_size=args.batch_size,
+        scale=args.scale, first=args.first, batch_size=args.batch_size,
         identity=" ".join(model.fingerprint for model in models),
     )  # fmt: skip
     if args.json:
