@@ -20,6 +20,7 @@ from typing import IO, Any
 from jaxir.errors import InputError
 
 __all__ = [
+    "STAGING",
     "atomic_directory",
     "atomic_file",
     "cache_root",
@@ -32,6 +33,9 @@ __all__ = [
     "sha256_file",
 ]
 
+
+STAGING = ".saving."
+"""How the name begins of a folder whose parts will replace those beside it."""
 
 # a file stands where a folder should, or a folder where a file should
 _NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY)

@@ -34,7 +34,7 @@ from jaxir.checkpoints.rules import check_shapes, flatten
 from jaxir.checkpoints.weights import read_json, resolve
 from jaxir.errors import InputError
 from jaxir.families import config_from_dict, config_to_dict, family
-from jaxir.files import atomic_file, disk_errors, made_parents
+from jaxir.files import STAGING, atomic_file, disk_errors, made_parents
 from jaxir.text import Tokenizer, load_tokenizer
 from jaxir.types import Params
 
@@ -167,7 +167,9 @@ def save_model(
         "architecture": config_to_dict(model.config),
     }
     with disk_errors(directory), made_parents(directory / "model.json"):
-        staging = Path(tempfile.mkdtemp(prefix=".saving.", dir=directory))
+        for left in directory.glob(f"{STAGING}*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=directory))
         try:
             _save_params(staging / "params", model.params)
             (staging / "tokenizer").mkdir()

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxir.errors import InputError
-from jaxir.files import atomic_directory
+from jaxir.files import STAGING, atomic_directory
 from jaxir.progress import say
 
 __all__ = ["add_arguments", "convert", "run"]
@@ -168,6 +168,7 @@ def _check_place(directory: Path, scheme: str) -> None:
     if not directory.exists():
         return
     names = {x.name for x in directory.iterdir()} if directory.is_dir() else {"a file"}
+    names = {name for name in names if not name.startswith(STAGING)}
     replaceable = any((directory / mark).is_file() for mark in _MARKS.get(scheme, ()))
     if scheme == "t5x":
         replaceable = names <= _T5X_FOLDERS

@@ -221,6 +221,14 @@ def test_an_encoder_alone_is_no_directory_of_ours(tmp_path):
     assert not (tmp_path / "own").exists()
 
 
+def test_what_a_killed_conversion_left_is_no_obstacle(saved, tmp_path):
+    left = tmp_path / "own" / ".saving.killed" / "params"
+    left.mkdir(parents=True)
+    convert(f"jaxir:{saved()}", f"jaxir:{tmp_path / 'own'}")
+    assert not left.exists()
+    assert load_model(tmp_path / "own").kind == "dense"
+
+
 def test_somebody_s_t5x_training_is_never_replaced(tmp_path):
     model = model_of("t5", T5, tmp_path)
     save_model(tmp_path / "model", model)
