@@ -75,7 +75,9 @@ def test_a_diverged_retriever(collection, make_tiny_model):
 @pytest.mark.parametrize("depth", [3, 50])
 @pytest.mark.parametrize("kind", ["bert", "enc"])
 def test_metrics_of_the_reranked_run(kind, depth, collection, candidates, tmp_path):
-    model = tiny_reranker(kind, tmp_path / "model")
+    # Means over the tokens differ between documents by more than a batch's rounding;
+    # the first token of so small a model hardly does.
+    model = tiny_reranker(kind, tmp_path / "model", pooling="mean")
     config = ValidationConfig(
         split="test", candidates=str(candidates), candidate_depth=depth,
         metrics=("nDCG@10", "RR@10"),
@@ -98,8 +100,11 @@ def test_metrics_of_the_reranked_run(kind, depth, collection, candidates, tmp_pa
         assert found == pytest.approx(
             {name: expected.mean("m", name) for name in expected.metrics}, abs=1e-6
         )
-    other = tiny_reranker(kind, tmp_path / "model", seed=5)
-    assert validation(other.params) != found
+    others = (
+        tiny_reranker(kind, tmp_path / "model", seed=seed, pooling="mean")
+        for seed in range(1, 9)
+    )
+    assert any(validation(other.params) != found for other in others)
 
 
 def test_texts_are_tokenized_once(collection, candidates, tmp_path, monkeypatch):
