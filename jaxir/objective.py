@@ -22,7 +22,7 @@ from jaxir.losses import (
 )
 from jaxir.nn.chunks import in_chunks
 from jaxir.numerics import masked_mean, where_score
-from jaxir.types import Metrics, Params, RankBatch, TokenBatch
+from jaxir.types import Metrics, Params, RankBatch, Task, TokenBatch
 
 __all__ = [
     "CANDIDATES",
@@ -31,6 +31,7 @@ __all__ = [
     "encode_batch",
     "own_block",
     "retrieval_loss",
+    "retrieval_task",
 ]
 
 Encode = Callable[[Params, TokenBatch, Any], Any]
@@ -199,6 +200,66 @@ def retrieval_loss(
         )
     total = sum(terms.values(), start=jnp.zeros(()))
     return total, jax.lax.stop_gradient(_measure(scores, contrast) | terms)
+
+
+def retrieval_task(
+    losses: RetrievalLoss,
+    *,
+    init: Callable[[jax.Array], Params],
+    encode_query: Callable[..., Any],
+    encode_doc: Callable[..., Any],
+    match: Callable[[Any, Array], Array],
+    match_own: Callable[[Any, Array], Array],
+) -> Task:
+    """The task of a retriever over :class:`RankBatch` with separate texts.
+
+    Under a data-parallel mesh the batch is the global one: a query is contrasted with
+    documents of every device.  A document that is a known positive of the query takes
+    no part except as a positive of its own list, nor does one that another list brings
+    and that stands in its own list.
+
+    Args:
+      losses: the terms; metrics as in :func:`retrieval_loss`.
+      init: ``init(rng) -> params``.
+      encode_query: ``encode_query(params, tokens, rng=key)`` of texts ``[B, T]`` gives
+        a pytree whose arrays have the batch as first axis.
+      encode_doc: ``encode_doc(params, tokens, rng=key) -> [B, E]``.
+      match: ``match(queries, docs) -> [B, N]``: scores of every query with each of the
+        documents ``[N, E]``.
+      match_own: ``match_own(queries, docs) -> [B, L]``: scores of each query with its
+        own documents ``[B, L, E]``.
+
+    Raises:
+      InputError: from ``loss``: a batch of joint texts, or distillation without
+        teacher scores.
+    """
+
+    def start(rng: jax.Array, batch: RankBatch | None = None) -> Params:
+        del batch  # shapes follow from the configuration
+        return init(rng)
+
+    def loss(
+        params: Params, batch: RankBatch, rng: jax.Array | None
+    ) -> tuple[Float[Array, ""], Metrics]:
+        queries, docs = encode_batch(
+            losses,
+            batch,
+            lambda params, tokens, key: encode_query(params, tokens, rng=key),
+            lambda params, tokens, key: encode_doc(params, tokens, rng=key),
+            params,
+            rng,
+        )
+
+        def score(candidates: str) -> Array:
+            if candidates == "own":
+                return match_own(queries, docs)
+            chosen = docs[:, :1] if candidates == "first" else docs
+            # [B, n, E] -> [B * n, E]
+            return match(queries, chosen.reshape(-1, docs.shape[-1]))
+
+        return retrieval_loss(losses, batch, score)
+
+    return Task(start, loss)
 
 
 def encode_batch(

@@ -5,10 +5,7 @@ and cross entropy of each query's first document against those of the other quer
 """
 
 import dataclasses
-from typing import Any
-
-import jax
-from jaxtyping import Array, Float
+from functools import partial
 
 from jaxir.hyper.model import (
     HypencoderConfig,
@@ -17,9 +14,9 @@ from jaxir.hyper.model import (
     init_params,
     match,
 )
-from jaxir.hyper.qnet import QNetWeights, apply_own
-from jaxir.objective import RetrievalLoss, encode_batch, retrieval_loss
-from jaxir.types import Metrics, Params, RankBatch, Task, TokenBatch
+from jaxir.hyper.qnet import apply_own
+from jaxir.objective import RetrievalLoss, retrieval_task
+from jaxir.types import Task
 
 __all__ = ["HyperLoss", "make_task"]
 
@@ -39,27 +36,22 @@ class HyperLoss(RetrievalLoss):
 
 
 def make_task(config: HypencoderConfig, losses: HyperLoss | None = None) -> Task:
-    """The Hypencoder's task over :class:`RankBatch` with separate texts.
+    """The Hypencoder's task: :func:`jaxir.objective.retrieval_task` says what it is.
 
-    Under a data-parallel mesh the batch is the global one: a q-net is contrasted with
-    documents of every device.  It is the documents that travel, ``[B, E]``; q-nets,
-    a thousand times larger, stay where their queries are.
-
-    Metrics: see :func:`jaxir.objective.retrieval_loss`.
+    On several devices it is the documents that travel, ``[B, E]``; q-nets, a thousand
+    times larger, stay where their queries are.
 
     Args:
       config: the model.
       losses: the terms; the paper's by default.
 
-    Raises:
-      InputError: from ``loss``: a batch of joint texts, or distillation without
-        teacher scores.
-
     Example::
 
+      >>> import jax
       >>> import jax.numpy as jnp
       >>> from jaxir.hyper.qnet import QNetSpec
       >>> from jaxir.nn.bert import BertConfig
+      >>> from jaxir.types import RankBatch, TokenBatch
       >>> tiny = BertConfig(vocab_size=9, hidden_size=8, num_layers=1, num_heads=2)
       >>> config = HypencoderConfig(tiny, QNetSpec(8, (8, 8)))
       >>> task = make_task(config, HyperLoss(margin_mse=0.0))
@@ -70,30 +62,11 @@ def make_task(config: HypencoderConfig, losses: HyperLoss | None = None) -> Task
       >>> round(float(value), 4)  # log 2: two equal texts
       0.6931
     """
-    chosen = HyperLoss() if losses is None else losses
-
-    def init(rng: jax.Array, batch: RankBatch | None = None) -> Params:
-        del batch  # shapes follow from the configuration
-        return init_params(config, rng)
-
-    def query_encoder(params: Params, tokens: TokenBatch, key: Any) -> QNetWeights:
-        return encode_query(config, params, tokens, rng=key)
-
-    def doc_encoder(params: Params, tokens: TokenBatch, key: Any) -> Array:
-        return encode_doc(config, params, tokens, rng=key)
-
-    def loss(
-        params: Params, batch: RankBatch, rng: jax.Array | None
-    ) -> tuple[Float[Array, ""], Metrics]:
-        queries, docs = encode_batch(
-            chosen, batch, query_encoder, doc_encoder, params, rng
-        )
-        # [B, L, W] -> [B, B * L], [B, B], [B, L]
-        parts = {
-            "all": lambda: match(config, queries, docs.reshape(-1, docs.shape[-1])),
-            "first": lambda: match(config, queries, docs[:, 0]),
-            "own": lambda: apply_own(config.qnet, queries, docs),
-        }
-        return retrieval_loss(chosen, batch, lambda name: parts[name]())
-
-    return Task(init, loss)
+    return retrieval_task(
+        HyperLoss() if losses is None else losses,
+        init=partial(init_params, config),
+        encode_query=partial(encode_query, config),
+        encode_doc=partial(encode_doc, config),
+        match=partial(match, config),
+        match_own=partial(apply_own, config.qnet),
+    )
