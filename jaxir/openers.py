@@ -43,8 +43,8 @@ MODES = ("exhaustive", "graph")
 QUERY_BATCHES = (1, 8, 64)
 """Queries searched together: each number is compiled once for each ``k``."""
 
-QNET_BATCH = 8
-"""Queries that become q-nets together, if not one alone: 14 MB each at 6 x 768."""
+QNET_BATCHES = (1, 2, 4, 8)
+"""Queries that become q-nets together, of 14 MB each at 6 x 768; compiled as above."""
 
 
 class Found(NamedTuple):
@@ -127,7 +127,8 @@ def _open_hypencoder(opening: Opening) -> RankTexts:
     encoder = TextEncoder(model, side="query", mesh=make_mesh(1))
 
     def rank(texts: Sequence[str], k: int) -> Found:
-        weights = encoder.on_devices(texts, QNET_BATCH if len(texts) > 1 else 1)
+        rows = next(size for size in QNET_BATCHES if size >= len(texts))
+        weights = encoder.on_devices(texts, rows)
         ranking, scored = search(weights, k)
         return Found(_first(ranking, len(texts)), int(scored[: len(texts)].sum()))
 
@@ -273,7 +274,7 @@ OPENERS: Mapping[str, Opener] = MappingProxyType(
     {
         "bm25": Opener(_open_bm25),
         "dense": Opener(_open_dense),
-        "hypencoder": Opener(_open_hypencoder, QNET_BATCH),
+        "hypencoder": Opener(_open_hypencoder, QNET_BATCHES[-1]),
     }
 )
 """What opens an index of each kind."""

@@ -152,7 +152,7 @@ def test_graph_search_through_the_index(hypencoder, capsys):
 
 @pytest.mark.parametrize("mode", ["exhaustive", "graph"])
 def test_no_recompilation_over_lengths_of_queries(hypencoder, mode):
-    """After one alone, and a batch, of each of the two lengths."""
+    """After each size of a batch, of each of the two lengths."""
     _, index = hypencoder
     searcher = open_index(index, mode=mode)
     compiled = []
@@ -161,8 +161,8 @@ def test_no_recompilation_over_lengths_of_queries(hypencoder, mode):
     )
     try:
         for text in ("sea", "sea " * 20):
-            searcher.search_texts([text], 3)
-            searcher.search_texts([text] * 9, 3)
+            for count in (1, 2, 4, 8):
+                searcher.search_texts([text] * count, 3)
         assert compiled
         compiled.clear()
         for count in (1, 2, 7, 8, 9, 30, 65):
