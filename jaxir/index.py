@@ -221,7 +221,8 @@ def add_neighbors(
 
     The index is exchanged as a whole once the graph is complete; its vectors are not
     copied where the system knows links.  A run that was interrupted goes on where it
-    stopped, from ``<directory>.graph.partial``.
+    stopped, from the hidden folders ``.<name>.graph.partial`` and, once every neighbour
+    is found, ``.<name>.graph`` beside the index.
 
     Args:
       directory: an index of kind ``hypencoder``.
@@ -232,14 +233,16 @@ def add_neighbors(
       The manifest of the new index.
 
     Raises:
-      InputError: no index, a damaged one, or one of another kind.
+      InputError: no index, a damaged one, one of another kind, or something else
+        stands at those folders.
     """
     directory = Path(directory)
     BuildOptions(neighbors=degree, graph_backend=backend)  # checks them
     with locked(directory):
         manifest = read_manifest(directory)
         _check_graph(manifest.kind, directory)
-        partial = directory.with_name(f"{directory.name}.graph")
+        # Hidden: "<name>.graph" may well be another index of the user's.
+        partial = directory.with_name(f".{directory.name}.graph")
         names = manifest.details["shards"]
         paths = [directory / name for name in names]
         hashes = (manifest.files[name]["sha256"] for name in names)

@@ -5,6 +5,7 @@ import pytest
 from tiny_hypencoders import tiny_hypencoder
 
 from jaxir import encode
+from jaxir import index as index_module
 from jaxir.bm25 import Bm25Config
 from jaxir.checkpoints.model_dir import load_model
 from jaxir.data.collection import open_collection
@@ -77,8 +78,27 @@ def test_a_graph_is_added_and_replaced(tiny_collection, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"m", "i", "j", "tiny"}
 
 
+def test_a_graph_harms_no_other_folder(tiny_collection, tmp_path):
+    model = tiny_hypencoder(tmp_path / "m")
+    build_index(model, tiny_collection, tmp_path / "warm")
+    others = [tmp_path / f"warm{end}" for end in (".graph", ".graph.partial")]
+    built = [build_index(model, tiny_collection, place) for place in others]
+    add_neighbors(tmp_path / "warm", 3)
+    assert [verify(place, deep=True) for place in others] == built
+    before = {path.name for path in tmp_path.iterdir()}
+    hidden = tmp_path / ".warm.graph"
+    hidden.mkdir()
+    (hidden / "note").write_text("mine")
+    with pytest.raises(InputError, match="that is not a neighbour graph stands here"):
+        add_neighbors(tmp_path / "warm", 5)
+    assert (hidden / "note").read_text() == "mine"
+    assert verify(tmp_path / "warm", deep=True).details["neighbors"] == 3
+    assert {path.name for path in tmp_path.iterdir()} == before | {".warm.graph"}
+
+
+@pytest.mark.parametrize("broken", ["_join", "write_index"])
 @pytest.mark.parametrize("adding", [True, False])
-def test_an_interrupted_graph(tiny_collection, tmp_path, monkeypatch, adding):
+def test_an_interrupted_graph(tiny_collection, tmp_path, monkeypatch, adding, broken):
     """An index stays as it was; the next call goes on and leaves nothing behind."""
     index, model = tmp_path / "i", tiny_hypencoder(tmp_path / "m")
     before = build_index(model, tiny_collection, index)
@@ -89,11 +109,12 @@ def test_an_interrupted_graph(tiny_collection, tmp_path, monkeypatch, adding):
         options = BuildOptions(neighbors=3)
         return build_index(model, tiny_collection, index, options=options)
 
-    def interrupted(*args):
+    def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
+    place = neighbors if broken == "_join" else index_module
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(neighbors, "_join", interrupted)
+        patch.setattr(place, broken, interrupted)
         build()
     assert verify(index, deep=True) == before
     monkeypatch.setattr(neighbors, "_rows", interrupted)  # all are found already

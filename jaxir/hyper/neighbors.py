@@ -130,12 +130,14 @@ def build_neighbors(
     are fewer than ``degree`` other documents the row is filled up with ``N``, which is
     no document.
 
-    An interrupted build goes on where it stopped, from ``<directory>.partial``.
+    An interrupted build goes on where it stopped, from ``<directory>.partial``; a
+    graph that stands already is not built again.
 
     Args:
       shards: ``[rows, E]`` vectors in order, plain or memory-mapped.
       degree: neighbours of a document; the paper has 100.
-      directory: where the graph shall stand; what stands there is replaced.
+      directory: where the graph shall stand.  One of other vectors, degree or backend
+        is replaced; what is no graph is left alone.
       backend: ``"jax"``, on all devices, or ``"faiss"`` (``IndexFlatL2``, a copy of the
         vectors in memory), which may order equally near documents otherwise.
       block_rows: documents searched together.
@@ -146,7 +148,8 @@ def build_neighbors(
       int32 ``[N, degree]``, memory-mapped: each row's neighbours, nearest first.
 
     Raises:
-      InputError: a number below 1, an unknown backend, no vectors, or NaN among them.
+      InputError: a number below 1, an unknown backend, no vectors, NaN among them, or
+        something else stands at ``directory`` or ``<directory>.partial``.
 
     Example::
 
@@ -166,13 +169,18 @@ def build_neighbors(
     directory, num_docs = Path(directory), sum(map(len, parts))
     digest = vectors_fingerprint(parts)  # also looks for NaN
     name = digest if fingerprint is None else fingerprint
-    note = {"num_docs": num_docs, "degree": degree, "fingerprint": name}
-    settings = note | {
-        "vectors": digest, "backend": backend, "piece_rows": piece_rows
+    note = {
+        "num_docs": num_docs, "degree": degree, "fingerprint": name,
+        "vectors": digest, "backend": backend,
     }  # fmt: skip
     with locked(directory):
         partial = directory.with_name(f"{directory.name}.partial")
-        _resume(partial, settings)
+        _check_ours(directory, _JSON)
+        _check_ours(partial, _SETTINGS)
+        if (done := _standing(directory, note)) is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+            return done
+        _resume(partial, note | {"piece_rows": piece_rows})
         nearest: Nearest | None = None
         pieces = []
         with progress_bar(total=num_docs, label="neighbors", unit="doc") as bar:
@@ -192,6 +200,26 @@ def build_neighbors(
             (folder / _JSON).write_text(json.dumps(note, indent=1) + "\n")
         shutil.rmtree(partial)
     return open_neighbors(directory, num_docs, name)
+
+
+def _check_ours(directory: Path, note: str) -> None:
+    """Refuses to replace or remove what is not a graph or the beginning of one."""
+    empty = directory.is_dir() and next(directory.iterdir(), None) is None
+    if directory.exists() and not empty and not (directory / note).is_file():
+        raise InputError(
+            directory, "something that is not a neighbour graph stands here",
+            "a new place or a graph to replace", "choose another one or remove it",
+        )  # fmt: skip
+
+
+def _standing(directory: Path, note: dict) -> np.ndarray | None:
+    """The graph that stands whole at ``directory``, if it is the one wanted."""
+    try:
+        if json.loads((directory / _JSON).read_text()) != note:
+            return None
+        return open_neighbors(directory, note["num_docs"], note["fingerprint"])
+    except (OSError, ValueError):  # none, or a damaged one (InputError)
+        return None
 
 
 def _resume(partial: Path, settings: dict) -> None:

@@ -43,18 +43,18 @@ CASES = [
 @pytest.mark.parametrize(("num_docs", "degree", "block_rows", "piece_rows"), CASES)
 def test_equals_brute_force(tmp_path, num_docs, degree, block_rows, piece_rows):
     vectors = integer_vectors(num_docs)
-    for shards in (vectors, np.split(vectors, [num_docs // 3, num_docs // 2])):
-        shards = [s for s in shards if len(s)] if isinstance(shards, list) else shards
+    parts = np.split(vectors, [num_docs // 3, num_docs // 2])
+    for name, shards in (("g", vectors), ("s", [part for part in parts if len(part)])):
+        place = tmp_path / name
         graph = build_neighbors(
-            shards, degree, tmp_path / "g", block_rows=block_rows, piece_rows=piece_rows
+            shards, degree, place, block_rows=block_rows, piece_rows=piece_rows
         )
         assert isinstance(graph, np.memmap)
         assert graph.dtype == np.int32
         np.testing.assert_array_equal(graph, brute_force(vectors, degree))
-    assert sorted(path.name for path in (tmp_path / "g").iterdir()) == [
-        "neighbors.json", "neighbors.npy",
-    ]  # fmt: skip
-    assert [path.name for path in tmp_path.iterdir()] == ["g"]
+        files = sorted(path.name for path in place.iterdir())
+        assert files == ["neighbors.json", "neighbors.npy"]
+    assert {path.name for path in tmp_path.iterdir()} == {"g", "s"}
 
 
 def test_a_document_is_not_its_neighbour_among_many_duplicates(tmp_path):
@@ -140,6 +140,45 @@ def test_other_settings_or_vectors_start_over(tmp_path, monkeypatch):
         build_neighbors(**arguments | other, directory=place, piece_rows=30)
         assert made == [0, 30, 60, 90]
         monkeypatch.undo()
+
+
+def test_a_graph_that_stands_is_not_built_again(tmp_path, monkeypatch):
+    vectors, place = integer_vectors(100), tmp_path / "g"
+    arguments = {"shards": vectors, "degree": 5, "fingerprint": "the same"}
+    graph = build_neighbors(**arguments, directory=place)
+    made = interrupted(monkeypatch, after=9)
+    again = build_neighbors(**arguments, directory=place, piece_rows=30)
+    np.testing.assert_array_equal(again, graph)
+    assert made == []
+    for other in (
+        {"degree": 6},
+        {"backend": "faiss"},
+        {"shards": vectors + 2},
+        {"fingerprint": "another"},
+    ):
+        build_neighbors(**arguments | other, directory=place)
+        assert made == [0]
+        made.clear()
+        build_neighbors(**arguments, directory=place)
+        made.clear()
+    (place / "neighbors.npy").write_bytes(b"")
+    build_neighbors(**arguments, directory=place)
+    assert made == [0]
+    assert [path.name for path in tmp_path.iterdir()] == ["g"]
+
+
+@pytest.mark.parametrize("name", ["g", "g.partial"])
+def test_what_is_no_graph_is_left_alone(tmp_path, name):
+    vectors, foreign = integer_vectors(40), tmp_path / name
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("years of work")
+    message = f"{name}: something that is not a neighbour graph stands here; expected"
+    with pytest.raises(InputError, match=message):
+        build_neighbors(vectors, 3, tmp_path / "g")
+    assert (foreign / "thesis.txt").read_text() == "years of work"
+    (foreign / "thesis.txt").unlink()
+    build_neighbors(vectors, 3, tmp_path / "g")  # an empty folder is no obstacle
+    assert [path.name for path in tmp_path.iterdir()] == ["g"]
 
 
 def test_fingerprint_is_of_numbers_type_and_shape():
