@@ -57,8 +57,10 @@ __all__ = [
 def with_changes(config: Any, changes: Mapping[str, Any]) -> Any:
     """A frozen dataclass with some fields replaced; dots reach into nested ones.
 
+    All fields are replaced at once, so that only what comes out must be valid.
+
     Raises:
-      InputError: a name that is not a field.
+      InputError: a name that is not a field, or a field and a part of it as well.
 
     Example::
 
@@ -66,15 +68,22 @@ def with_changes(config: Any, changes: Mapping[str, Any]) -> Any:
       >>> with_changes(TrainConfig(total_steps=5), {"total_steps": 7}).total_steps
       7
     """
+    fields = [field.name for field in dataclasses.fields(config)]
+    values: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         head, _, rest = name.partition(".")
-        fields = [field.name for field in dataclasses.fields(config)]
         if head not in fields:
             raise InputError(name, "no such field", f"one of {', '.join(fields)}")
         if rest:
-            value = with_changes(getattr(config, head), {rest: value})
-        config = dataclasses.replace(config, **{head: value})
-    return config
+            nested.setdefault(head, {})[rest] = value
+        else:
+            values[head] = value
+    for head, inner in nested.items():
+        if head in values:
+            raise InputError(head, "given as a whole and in part", "either")
+        values[head] = with_changes(getattr(config, head), inner)
+    return dataclasses.replace(config, **values)
 
 
 def pretrained(path: str, changes: Mapping[str, Any] | None = None) -> Model:

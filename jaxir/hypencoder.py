@@ -62,7 +62,7 @@ def load_hypencoder(
       projection_size: width of document vectors, by a fresh projection as in
         :func:`load_bi_encoder`; None for the width that they have.
       changes: fields of the configuration to replace, as ``{"similarity": "dot",
-        "qnet.activation": "gelu", "backbone.dropout": 0.0}``.
+        "qnet.activation": "gelu", "backbone.dropout": 0.0}``; None leaves a field.
       tokenizer: where the tokenizer is, for weights that come without one.
       seed: of the fresh parameters.
 
@@ -90,18 +90,18 @@ def load_hypencoder(
       ('hypencoder', (8, 8), ['head', 'shared'])
     """
     model = _load(spec, tokenizer)
-    changes = dict(changes or {})
+    changes = _given(changes)
     asked = {
         "depth": depth, "hidden": hidden, "num_vectors": num_vectors,
         "warm_start": warm_start, "attention_scale": attention_scale,
-        "projection_size": changes.pop("projection_size", projection_size),
+        "projection_size": projection_size,
     }  # fmt: skip
     if model.kind == "hypencoder":
         return _itself(model, asked, changes)
     names = {field.name for field in dataclasses.fields(DenseConfig)}
     of_towers = {n: v for n, v in changes.items() if n.partition(".")[0] in names}
     of_qnets = {n: v for n, v in changes.items() if n not in of_towers}
-    base, towers = _towers(model, asked["projection_size"], of_towers, seed)
+    base, towers = _towers(model, projection_size, of_towers, seed)
     width, warm = dense_model.embedding_size(base), bool(warm_start)
     spec_of_qnets = QNetSpec(
         input_width=width,
@@ -142,7 +142,7 @@ def load_bi_encoder(
       spec: what ``load_model`` takes.
       projection_size: width of the vectors, by a fresh projection; None for the width
         that they have.
-      changes: fields of the configuration to replace.
+      changes: fields of the configuration to replace; None leaves a field.
       tokenizer: where the tokenizer is, for weights that come without one.
       seed: of the fresh projection.
 
@@ -150,9 +150,7 @@ def load_bi_encoder(
       InputError: no such model, no bi-encoder or BERT, or a change that does not fit.
     """
     model = _load(spec, tokenizer)
-    changes = dict(changes or {})
-    size = changes.pop("projection_size", projection_size)
-    config, params = _towers(model, size, changes, seed)
+    config, params = _towers(model, projection_size, _given(changes), seed)
     return model_from_parts("dense", config, params, model.tokenizer, path=model.path)
 
 
@@ -160,6 +158,17 @@ def _load(spec: str | os.PathLike, tokenizer: str | None) -> Model:
     if tokenizer is None:
         return load_model(spec)
     return load_model(spec, tokenizer=tokenizer)
+
+
+def _given(changes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The changes that are some; a projection, which is made, has its own argument."""
+    given = {n: value for n, value in (changes or {}).items() if value is not None}
+    if "projection_size" in given:
+        raise InputError(
+            "changes", f"projection_size {given['projection_size']}",
+            "the argument projection_size, for a fresh projection",
+        )  # fmt: skip
+    return given
 
 
 def _itself(model: Model, asked: dict[str, Any], changes: dict[str, Any]) -> Model:

@@ -19,6 +19,7 @@ from jaxir.data.pipeline import PipelineConfig
 from jaxir.dense.task import DenseLoss
 from jaxir.errors import InputError
 from jaxir.files import resource_directory
+from jaxir.hypencoder import load_hypencoder
 from jaxir.hyper.task import HyperLoss
 from jaxir.train.config import TrainConfig
 from jaxir.train.optimizers import OptimizerConfig
@@ -180,6 +181,20 @@ def test_hypencoder_has_the_values_of_the_paper():
     assert (batches.batch_size, batches.list_size) == (96, 2)
     losses = configured(HyperLoss)()
     assert (losses.margin_mse, losses.kl, losses.candidates) == (0.0, 0.0, "own")
+
+
+@pytest.mark.parametrize("size", ["hard", "hard_small"])
+def test_a_hypencoder_goes_on_as_it_is(size, tmp_path):
+    changes = {"pooling": "mean", "similarity": "cosine", "towers": "separate"}
+    model = tiny_hypencoder(tmp_path / "words", **changes)
+    save_model(tmp_path / "model", model)
+    path = f"MODEL_PATH = {str(tmp_path / 'model')!r}"
+    short = ["QUERY_LENGTH = 64", "DOC_LENGTH = 64"]
+    given = ["COLLECTION = 'x'", "CANDIDATES = 'x'", path, *short]
+    parse_gin([f"experiments/hypencoder_{size}.gin"], given)
+    found = configured(load_hypencoder)()
+    assert {name: getattr(found.config, name) for name in changes} == changes
+    assert found.config.qnet == model.config.qnet
 
 
 @pytest.mark.parametrize("place", ["msmarco", "small"])

@@ -235,6 +235,27 @@ def backbone_params(
     return jax.tree.map(lambda x: np.ascontiguousarray(x, dtype=np.float32), tree)
 
 
+def backbone_rules(
+    config: BertConfig, *, inside: str, under: str
+) -> tuple[list[Rule], list[str]]:
+    """The table of an encoder that is a part of a larger model.
+
+    Args:
+      config: the encoder's shape.
+      inside: what their names begin with, as ``query_encoder.transformer.``.
+      under: what our paths begin with, as ``query/backbone/``.
+
+    Returns:
+      Rules, and regular expressions of names of an encoder that nothing uses.
+    """
+    rules = [
+        rule._replace(source=inside + rule.source, target=under + rule.target)
+        for rule in _RULES[config.family]
+    ]
+    unused = _UNUSED if config.pooler else (*_UNUSED, _POOLER)
+    return rules, [re.escape(inside) + pattern for pattern in unused]
+
+
 def _modern(name: str) -> str:
     """TensorFlow's names of norms, which bert-base-uncased still carries."""
     name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)

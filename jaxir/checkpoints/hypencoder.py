@@ -30,7 +30,7 @@ import jax
 import numpy as np
 
 from jaxir.checkpoints.huggingface import (
-    backbone_params,
+    backbone_rules,
     backbone_weights,
     export_backbone,
     write_tokenizer_config,
@@ -100,11 +100,23 @@ def load_hypencoder(spec: str | os.PathLike) -> PretrainedHypencoder:
     weights = read_weights(directory)
     encoders = _encoders(weights, shared, directory)
     config = config_from_released(directory, encoders)
-    params: dict[str, Any] = {
-        name: {"backbone": backbone_params(config.backbone, inner, where=directory)}
-        for name, inner in encoders.items()
-    }
-    params["head"] = _read_head(config, weights, directory)
+    towers = tuple(_PREFIXES.values())
+    theirs = {name: x for name, x in weights.items() if not name.startswith(towers)}
+    rules = [
+        rule._replace(target=f"head/{rule.target}")
+        for rule in _head_rules(config.qnet.depth)
+    ]
+    ignore: list[str] = []
+    for tower, arrays in encoders.items():
+        inside = _PREFIXES["query" if tower == "query" else "doc"]
+        theirs |= {inside + name: array for name, array in arrays.items()}
+        of_tower, unused = backbone_rules(
+            config.backbone, inside=inside, under=f"{tower}/backbone/"
+        )
+        rules, ignore = rules + of_tower, ignore + unused
+    shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    tree = apply_rules(theirs, rules, shapes, where=directory, ignore=ignore)
+    params = jax.tree.map(lambda x: np.ascontiguousarray(x, np.float32), tree)
     return PretrainedHypencoder(config, params)
 
 
@@ -166,17 +178,6 @@ def _head_rules(depth: int) -> list[Rule]:
             rules.append(Rule(f"{source}.weight", f"{ours}/kernel", TRANSPOSE))
             rules.append(Rule(f"{source}.bias", f"{ours}/bias"))
     return [rule._replace(source=f"query_encoder.{rule.source}") for rule in rules]
-
-
-def _read_head(
-    config: HypencoderConfig, weights: Mapping[str, np.ndarray], where: Path
-) -> Params:
-    towers = tuple(_PREFIXES.values())
-    theirs = {name: x for name, x in weights.items() if not name.startswith(towers)}
-    shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))["head"]
-    rules = _head_rules(config.qnet.depth)
-    tree = apply_rules(theirs, rules, shapes, where=where)
-    return jax.tree.map(lambda x: np.ascontiguousarray(x, np.float32), tree)
 
 
 def export_hypencoder(

@@ -223,7 +223,7 @@ def check_head(spec: QNetSpec, scale: str, *, warm_start: bool) -> None:
 
     Raises:
       InputError: for an unknown name, or a warm start of a q-net whose blocks change
-        what they read although their gates are closed.
+        what they read although their gates are closed, or that reads several vectors.
     """
     if scale not in SCALES:
         raise InputError("scale", repr(scale), "one of " + ", ".join(SCALES))
@@ -241,3 +241,8 @@ def check_head(spec: QNetSpec, scale: str, *, warm_start: bool) -> None:
             "norm_before_residual=True",
             "closed gates must leave the document's vector",
         )
+    if warm_start and spec.num_vectors > 1:
+        raise InputError(
+            "warm_start", f"documents of {spec.num_vectors} vectors",
+            "num_vectors=1: the bi-encoder that it begins as has one",
+        )  # fmt: skip

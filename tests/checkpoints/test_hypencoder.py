@@ -288,18 +288,16 @@ def test_weights_that_do_not_fit_show_the_whole_difference(folder):
     del weights["query_encoder.key_projections.4.bias"]
     weights["query_encoder.hyper_base_matrices.2"] = np.zeros((1, 1, 15), np.float32)
     weights["query_encoder.hyper_scale"] = np.zeros(1, np.float32)
+    del weights[f"{PASSAGE}encoder.layer.1.output.dense.bias"]
     save_weights(folder / "model.safetensors", weights)
     with pytest.raises(InputError) as error:
         load_hypencoder(folder)
     said = str(error.value)
-    assert "- query_encoder.key_projections.4.bias (for bias_1/key/bias)" in said
+    assert "- query_encoder.key_projections.4.bias (for head/bias_1/key/bias)" in said
     assert "+ query_encoder.hyper_scale [1]" in said
     assert "query_encoder.hyper_base_matrices.2 gives [1, 15], not [1, 16]" in said
+    assert f"- {PASSAGE}encoder.layer.1.output.dense.bias (for" in said
     assert "\n" not in said
-    del weights[f"{PASSAGE}encoder.layer.1.output.dense.bias"]
-    save_weights(folder / "model.safetensors", weights)
-    with pytest.raises(InputError, match=r"- encoder.layer.1.output.dense.bias \(for"):
-        load_hypencoder(folder)
 
 
 def test_options_left_out_have_the_released_defaults(folder, capsys):
