@@ -25,6 +25,7 @@ __all__ = [
     "atomic_file",
     "cache_root",
     "check_output",
+    "claimed",
     "disk_errors",
     "locked",
     "made_parents",
@@ -232,26 +233,59 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
       InputError: the place cannot be written.
     """
     path = Path(path)
+    with disk_errors(path), made_parents(path), _holding(path, wait=True):
+        yield
+
+
+@contextlib.contextmanager
+def claimed(path: str | os.PathLike) -> Iterator[None]:
+    """Keeps ``path`` for the one who writes it; a second one is refused at once.
+
+    The lock is that of :func:`locked`.
+
+    Raises:
+      InputError: another is writing it, or the place cannot be written.
+    """
+    path = Path(path)
+    with contextlib.ExitStack() as held:
+        with disk_errors(path):  # at the beginning alone: the block has its own
+            held.enter_context(made_parents(path))
+            try:
+                held.enter_context(_holding(path, wait=False))
+            except BlockingIOError as error:
+                raise InputError(
+                    path, "is being written already", "one writer at a time",
+                    "let it end, or choose another place",
+                ) from error  # fmt: skip
+        yield
+
+
+@contextlib.contextmanager
+def _holding(path: Path, *, wait: bool) -> Iterator[None]:
+    """Holds the lock of ``path``; raises BlockingIOError rather than wait, if told."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
     place = path.with_name(f".{path.name}.lock")
-    with disk_errors(path), made_parents(path):
+    while True:
+        lock = place.open("w")
         try:
-            import fcntl
-        except ImportError:
-            yield
-            return
-        while True:
-            lock = place.open("w")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            # The holder before us removed the file: a lock on it excludes nobody.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(lock.fileno()), place.stat()):
-                    break
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
             lock.close()
-        try:
-            yield
-        finally:
-            place.unlink(missing_ok=True)
-            lock.close()
+            raise
+        # The holder before us removed the file: a lock on it excludes nobody.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), place.stat()):
+                break
+        lock.close()
+    try:
+        yield
+    finally:
+        place.unlink(missing_ok=True)
+        lock.close()
 
 
 def open_text(path: str | os.PathLike) -> io.TextIOWrapper:

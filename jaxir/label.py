@@ -6,7 +6,6 @@ Search Relevance For Inference-Free Learned Sparse Retrievers", arXiv 2411.04403
 min-max within the list, mean, times a constant).
 """
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxir.data.lists import TrainingList, list_to_json, read_lists
-from jaxir.data.resumable import resumable_lines
+from jaxir.data.resumable import mappings_fingerprint, resumable_lines
 from jaxir.errors import InputError
 from jaxir.files import check_output, sha256_file
 from jaxir.fuse import NORMALIZATIONS
@@ -272,7 +271,7 @@ def label_lists(
         raise InputError(lists, "no training list", "at least one", "check the file")
     settings = {
         "lists": sha256_file(lists), "collection": collection.docs.fingerprint,
-        "queries": _fingerprint(queries), "scale": scale,
+        "queries": mappings_fingerprint(queries), "scale": scale,
         "normalization": normalization, "weights": weights and list(weights),
         "first": first, "identity": identity,
     }  # fmt: skip
@@ -291,7 +290,3 @@ def label_lists(
                 bar.update()
         report = LabelReport(len(out.done), out.counts["pairs"], len(teachers))
     return report
-
-
-def _fingerprint(queries: Mapping[str, str]) -> str:
-    return hashlib.sha256(repr(sorted(queries.items())).encode()).hexdigest()

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxir.data.lists import TrainingList, list_to_json, positives_by_text
 from jaxir.data.negatives import MineConfig, candidate_range, select_negatives
-from jaxir.data.resumable import resumable_lines
+from jaxir.data.resumable import mappings_fingerprint, resumable_lines
 from jaxir.errors import InputError
 from jaxir.progress import progress_bar
 
@@ -250,7 +250,9 @@ def mine_lists(
         "knobs": knobs,
         "collection": collection.docs.fingerprint,
         "split": split,
-        "judgments": _fingerprint(collection.qrels(split), collection.queries(split)),
+        "judgments": mappings_fingerprint(
+            collection.qrels(split), collection.queries(split)
+        ),
         "identity": identity,
     }
     with resumable_lines(path, settings) as out:
@@ -282,11 +284,3 @@ def mine_lists(
     return MineReport(
         queries, found["lists"], found["negatives"], found["without"], dropped
     )
-
-
-def _fingerprint(*parts: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        for key, value in part.items():
-            digest.update(repr((key, value)).encode())
-    return digest.hexdigest()

@@ -6,7 +6,6 @@ read and tokenized.  Windows are the same whenever the work begins, so that one 
 interrupted and resumed has the scores, to the last bit, of one that was not.
 """
 
-import hashlib
 import itertools
 import os
 from collections import Counter
@@ -22,12 +21,12 @@ from jaxir.bucketing import default_batch_tokens
 from jaxir.checkpoints.model_dir import Model
 from jaxir.data.collection import Collection
 from jaxir.data.formats import run_lines
-from jaxir.data.resumable import resumable_lines
+from jaxir.data.resumable import mappings_fingerprint, resumable_lines
 from jaxir.errors import InputError
 from jaxir.families import family
 from jaxir.files import check_output, sha256_file
 from jaxir.progress import progress_bar
-from jaxir.scorers import make_scorer
+from jaxir.scorers import make_scorer, scores_identity
 
 __all__ = ["RerankReport", "rerank"]
 
@@ -95,7 +94,8 @@ def rerank(
 
     The run is read twice: once for mistakes, which are told before anything is
     computed, once for the work.  Interrupted and called again with the same arguments,
-    it goes on where it stopped.
+    it goes on where it stopped; with others, the model's tokenizer among them, it
+    begins anew.
 
     Args:
       model: from ``jaxir.reranker.load_scoring_model``.
@@ -134,12 +134,14 @@ def rerank(
         return _candidates(run, texts, collection, k, skip_missing)
 
     survey = _survey(run, candidates())
-    size = _window_size(batch_tokens, model.config, max_length)
+    tokens = batch_tokens or default_batch_tokens()
+    size = _window_size(tokens, model.config, max_length)
     settings = {
-        "model": model.fingerprint, "run": sha256_file(run), "k": k,
-        "collection": collection.docs.fingerprint, "queries": _fingerprint(texts),
-        "keep_rest": keep_rest, "skip_missing": skip_missing, "tag": tag,
-        "max_length": max_length, "window": size,
+        "model": scores_identity(model), "run": sha256_file(run), "k": k,
+        "collection": collection.docs.fingerprint,
+        "queries": mappings_fingerprint(texts), "keep_rest": keep_rest,
+        "skip_missing": skip_missing, "tag": tag, "max_length": max_length,
+        "window": size, "batch_tokens": tokens,
     }  # fmt: skip
 
     def prepared(window: list[_Candidates]) -> tuple[list[_Candidates], Any]:
@@ -176,11 +178,10 @@ def rerank(
     return report
 
 
-def _window_size(batch_tokens: int | None, config: Any, max_length: int | None) -> int:
+def _window_size(batch_tokens: int, config: Any, max_length: int | None) -> int:
     """Pairs of a window: 64 batches of the longest, and 1024 at least."""
     own = getattr(config, "max_length", None) or config.doc_length
-    tokens = _BATCHES * (batch_tokens or default_batch_tokens())
-    return max(_LEAST, tokens // (max_length or own))
+    return max(_LEAST, _BATCHES * batch_tokens // (max_length or own))
 
 
 _Stages = tuple[
@@ -349,7 +350,3 @@ def _lines(
     gap = "\t" if spaced else " "
     for rank, (doc_id, value) in enumerate(ranked, 1):
         yield gap.join((item.query_id, "Q0", doc_id, str(rank), repr(value), tag))
-
-
-def _fingerprint(queries: Mapping[str, str]) -> str:
-    return hashlib.sha256(repr(sorted(queries.items())).encode()).hexdigest()

@@ -20,6 +20,7 @@ __all__ = [
     "bi_encoder_scorer",
     "cross_encoder_scorer",
     "make_scorer",
+    "scores_identity",
 ]
 
 QUERY_BYTES = 1 << 27
@@ -159,3 +160,14 @@ def make_scorer(model: Any, *, role: str = "scorer", **options: Any) -> Scorer:
             "train it on lists first (jaxir train)",
         )  # fmt: skip
     return SCORERS[model.kind](model, **options)
+
+
+def scores_identity(*models: Any) -> str:
+    """What models' scores depend on: parameters, configurations and tokenizers.
+
+    Work that one model has begun is resumed with no other.
+
+    Args:
+      models: from ``load_model``.
+    """
+    return " ".join(f"{m.fingerprint} {m.tokenizer.fingerprint}" for m in models)

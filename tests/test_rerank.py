@@ -15,6 +15,7 @@ from jaxir.mesh import make_mesh
 from jaxir.rank.score import PairScorer
 from jaxir.rerank import RerankReport, rerank
 from jaxir.scorers import make_scorer
+from jaxir.text import load_tokenizer
 
 
 @pytest.fixture
@@ -210,8 +211,9 @@ def test_resumed_is_uninterrupted(
     assert not list(tmp_path.glob("*.partial"))
 
 
+@pytest.mark.parametrize("change", ["model", "tokenizer", "batch_tokens"])
 def test_work_of_others_is_not_resumed(
-    model, first, collection, tmp_path, monkeypatch, small_windows
+    change, model, first, collection, tmp_path, monkeypatch, small_windows, capsys
 ):
     real = module._lines
 
@@ -224,10 +226,20 @@ def test_work_of_others_is_not_resumed(
     with pytest.raises(KeyboardInterrupt):
         work(model, first, collection, tmp_path, "b.trec")
     monkeypatch.setattr(module, "_lines", real)
-    other = tiny_reranker("bert", tmp_path / "model", seed=1)
-    _, a = work(other, first, collection, tmp_path, "a.trec")
-    _, b = work(other, first, collection, tmp_path, "b.trec")
+    other, options = model, {}
+    if change == "model":
+        other = tiny_reranker("bert", tmp_path / "model", seed=1)
+    elif change == "tokenizer":  # other words in other places, as many as before
+        vocab = (tmp_path / "model" / "vocab.txt").read_text().split()
+        (tmp_path / "vocab.txt").write_text("\n".join([*vocab[:5], *vocab[:4:-1]]))
+        other = model._replace(tokenizer=load_tokenizer(tmp_path / "vocab.txt"))
+        assert other.fingerprint == model.fingerprint
+    else:  # windows are of as many pairs
+        options = {"batch_tokens": 128}
+    _, a = work(other, first, collection, tmp_path, "a.trec", **options)
+    _, b = work(other, first, collection, tmp_path, "b.trec", **options)
     assert a.read_bytes() == b.read_bytes()
+    assert "b.trec.partial: of other settings" in capsys.readouterr().err
 
 
 def test_windows_change_nothing(model, first, collection, tmp_path, small_windows):

@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from jaxir.label import label_lists, make_teacher
     from jaxir.progress import say
     from jaxir.reranker import load_scoring_model
+    from jaxir.scorers import scores_identity
 
     place, _ = split_spec(args.collection)
     collection = open_collection(place)
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         [make_teacher(model) for model in models], args.lists, collection,
         args.output, normalization=args.normalization, weights=args.weights,
         scale=args.scale, first=args.first, batch_size=args.batch_size,
-        identity=" ".join(model.fingerprint for model in models),
+        identity=scores_identity(*models),
     )  # fmt: skip
     if args.json:
         print(json.dumps({"output": args.output, **report._asdict()}))

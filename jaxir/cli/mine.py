@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from jaxir.mine import mine_lists
     from jaxir.progress import say
     from jaxir.reranker import load_scoring_model
+    from jaxir.scorers import scores_identity
     from jaxir.search import open_index
 
     config = MineConfig(
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if args.rescore:
         model = load_scoring_model(args.rescore)
         rescore = make_teacher(model)
-        identity += f" {model.fingerprint}"
+        identity += f" {scores_identity(model)}"
     report = mine_lists(
         searcher, collection, split, args.output, config=config, rescore=rescore,
         identity=identity,

@@ -3,10 +3,12 @@
 Work is done in groups with a key.  Each finished group goes to ``<path>.partial`` as
 one line, so that a crash can spoil only the last; the file itself appears, whole, when
 everything is done.  Begun again with the same settings, the work goes on where it
-stopped and ends with the same bytes as if it had never stopped.
+stopped and ends with the same bytes as if it had never stopped.  What a damaged disk
+has made unreadable, and all after it, is done again.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 from collections import Counter
@@ -15,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxir.errors import InputError
-from jaxir.files import atomic_file, check_output
+from jaxir.files import atomic_file, check_output, claimed
 from jaxir.progress import say
 
-__all__ = ["ResumableLines", "resumable_lines"]
+__all__ = ["ResumableLines", "mappings_fingerprint", "resumable_lines"]
 
 
 class ResumableLines:
@@ -36,7 +38,6 @@ class ResumableLines:
         self._partial = path.with_name(path.name + ".partial")
         self._head = json.dumps({"settings": settings}, sort_keys=True)
         with self._disk_errors():
-            path.parent.mkdir(parents=True, exist_ok=True)
             end = self._read()
             # what follows the last whole line was being written when work stopped
             self._stream = self._partial.open("r+b" if end else "wb")
@@ -55,21 +56,32 @@ class ResumableLines:
             return 0
         end = 0
         with self._partial.open("rb") as stream:
-            for line in stream:
+            for number, line in enumerate(stream, 1):
                 if not line.endswith(b"\n"):
                     break
-                text = line.decode("utf-8").rstrip("\n")
-                if end == 0 and text != self._head:
+                if number == 1 and line != self._head.encode() + b"\n":
                     say(f"{self._partial}: of other settings or input; starting over")
                     return 0
-                if end:
-                    record = json.loads(text)
-                    self.done.add(record["key"])
-                    self.counts.update(record["counts"])
+                if number > 1 and not self._take(line):
+                    say(f"{self._partial}:{number}: damaged; done again from here on")
+                    break
                 end += len(line)
         if self.done:
             say(f"{self._partial}: {len(self.done)} groups are done already; going on")
         return end
+
+    def _take(self, line: bytes) -> bool:
+        """Takes in one finished group; false where the line holds none."""
+        try:
+            record = json.loads(line)
+            key, counts = record["key"], Counter(record["counts"])
+            whole = all(isinstance(text, str) for text in [key, *record["lines"]])
+        except (ValueError, KeyError, TypeError):
+            return False
+        if whole:
+            self.done.add(key)
+            self.counts.update(counts)
+        return whole
 
     def append(
         self, key: str, lines: Iterable[str], counts: Mapping[str, int] | None = None
@@ -138,8 +150,9 @@ def resumable_lines(
         settings is not used.
 
     Raises:
-      InputError: at once where no file can stand; and later when the place is full or
-        can no longer be written, what is done being kept.
+      InputError: at once where no file can stand, or where another is writing it; and
+        later when the place is full or can no longer be written, what is done being
+        kept.
 
     Example::
 
@@ -153,12 +166,30 @@ def resumable_lines(
       ['1', '4', '9']
     """
     check_output(path)
-    out = ResumableLines(Path(path), settings)
-    try:
-        yield out
-    except BaseException:
-        out.close()
-        if not out.done:
-            out.discard()
-        raise
-    out.finish()
+    with claimed(path):
+        out = ResumableLines(Path(path), settings)
+        try:
+            yield out
+        except BaseException:
+            out.close()
+            if not out.done:
+                out.discard()
+            raise
+        out.finish()
+
+
+def mappings_fingerprint(*mappings: Mapping[str, Any]) -> str:
+    """The sha256 of queries, judgments and the like: one of the settings, often.
+
+    Over keys and values in their order, which may decide the order of the lines.
+
+    Example::
+
+      >>> mappings_fingerprint({"q1": "why"})[:8]
+      'b9e51190'
+    """
+    digest = hashlib.sha256()
+    for mapping in mappings:
+        for item in mapping.items():
+            digest.update(repr(item).encode())
+    return digest.hexdigest()

@@ -18,7 +18,8 @@ def _by_length(queries, docs):
 
 
 def test_label(tiny_collection, tmp_path, capsys, monkeypatch):
-    model = types.SimpleNamespace(fingerprint="f")
+    words = types.SimpleNamespace(fingerprint="t")
+    model = types.SimpleNamespace(fingerprint="f", tokenizer=words)
     monkeypatch.setattr(reranker, "load_scoring_model", lambda spec: model)
     monkeypatch.setattr(label, "make_teacher", lambda model: _by_length)
     write_lists(tmp_path / "lists.jsonl", LISTS)

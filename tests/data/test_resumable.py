@@ -45,6 +45,41 @@ def test_a_torn_last_line_is_done_again(tmp_path):
     assert _work(path, {})[1] == set("012345")
 
 
+@pytest.mark.parametrize(
+    ("line", "damage"),
+    [
+        (0, b"\xff\n"), (1, b"[]\n"), (2, b"\xff\n"), (3, b'{"key": "2", "lin\x00\n'),
+        (3, b'{"key": "2", "lines": ["a"], "counts": 1}\n'), (4, b'{"key": 3}\n'),
+    ],
+)  # fmt: skip
+def test_from_a_damaged_line_on_it_is_done_again(tmp_path, capsys, line, damage):
+    _work(tmp_path / "whole.txt", {})
+    path, partial = tmp_path / "out.txt", tmp_path / "out.txt.partial"
+    with pytest.raises(KeyboardInterrupt):
+        _work(path, {}, stop_at=5)
+    lines = partial.read_bytes().splitlines(keepends=True)
+    partial.write_bytes(b"".join([*lines[:line], damage, *lines[line + 1 :]]))
+    assert _work(path, {})[0] == 15
+    assert path.read_bytes() == (tmp_path / "whole.txt").read_bytes()
+    said = capsys.readouterr().err
+    assert ("of other settings" in said) == (line == 0)
+    assert (f"partial:{line + 1}: damaged; done again" in said) == (line > 0)
+
+
+def test_a_second_writer_is_refused(tmp_path):
+    path = tmp_path / "new" / "out.txt"
+    with resumable_lines(path, {}) as out:
+        out.append("0", ["a"])
+        with (
+            pytest.raises(InputError, match=r"out.txt: is being written already; exp"),
+            resumable_lines(path, {}),
+        ):
+            raise AssertionError("the work began")
+        out.append("1", ["b"])
+    assert path.read_text() == "a\nb\n"
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_other_settings_start_over(tmp_path, capsys):
     path = tmp_path / "out.txt"
     with pytest.raises(KeyboardInterrupt):
