@@ -224,8 +224,12 @@ def load_t5(spec: str | os.PathLike) -> PretrainedT5:
     path = directory / "config.json"
     data = read_json(path)
     config = config_from_huggingface(data, where=path)
-    weights = _one_table(read_weights(directory), config)
+    # What transformers 5 says of a head that is the table, but does not scale.
+    tied = data.get("scale_decoder_outputs") is False
+    weights = _one_table(read_weights(directory), config, tied)
     encoder_only = _is_encoder(data, weights)
+    if not encoder_only:
+        _check_start(data, config, path)
     init = init_encoder_params if encoder_only else init_params
     shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
     ignore = (*_UNUSED, *(_DECODER if encoder_only else ()))
@@ -241,10 +245,23 @@ def _is_encoder(data: Mapping[str, Any], weights: Mapping[str, Any]) -> bool:
     return not any(name.startswith("decoder.") for name in weights)
 
 
+def _check_start(data: Mapping[str, Any], config: T5Config, path: Path) -> None:
+    """The decoder begins with padding, as every T5's and mT5's does."""
+    start = data.get("decoder_start_token_id")
+    if start is not None and start != config.pad_id:
+        raise InputError(
+            path, f"decoder_start_token_id {start!r}, a variant that is not computed",
+            f"pad_token_id, {config.pad_id}",
+        )  # fmt: skip
+
+
 def _one_table(
-    weights: Mapping[str, np.ndarray], config: T5Config
+    weights: Mapping[str, np.ndarray], config: T5Config, tied: bool
 ) -> dict[str, np.ndarray]:
-    """Weights with ``shared.weight`` and without its copies; what differs stays."""
+    """Weights with ``shared.weight`` and without its copies; what differs stays.
+
+    ``tied`` makes a head of T5 1.1 that is absent another copy.
+    """
     copies = (*_COPIES, _HEAD) if config.logits_via_embedding else _COPIES
     table = next((weights[n] for n in (_SHARED, *copies) if n in weights), None)
     if table is None:
@@ -255,8 +272,7 @@ def _one_table(
         if name not in copies or not np.array_equal(array, table)
     }
     kept[_SHARED] = table
-    if not config.logits_via_embedding and _HEAD not in kept:
-        # transformers 5 ties 1.1's head as well, but does not scale its logits.
+    if tied and _HEAD not in kept:
         kept[_HEAD] = table
     return kept
 

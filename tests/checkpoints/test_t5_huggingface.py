@@ -123,7 +123,10 @@ def test_an_encoder_alone(tmp_path):
 def test_an_encoder_out_of_a_whole_model_s_weights(tmp_path):
     params = params_of(V10)
     export_t5(V10, params, tmp_path)
-    edit(tmp_path / "config.json", architectures=["T5EncoderModel"])
+    edit(
+        tmp_path / "config.json",
+        architectures=["T5EncoderModel"], decoder_start_token_id=2,  # which it has not
+    )  # fmt: skip
     params.pop("decoder")
     check_equal(load_t5(tmp_path).params, params)
 
@@ -160,6 +163,8 @@ def test_a_tied_head_that_does_not_scale_becomes_one_of_its_own(tmp_path):
     weights = read_weights(tmp_path)
     weights.pop("lm_head.weight")
     save_weights(tmp_path / "model.safetensors", weights)
+    with pytest.raises(InputError, match=r"do not fit: - lm_head.weight"):
+        load_t5(tmp_path)  # untied by its config.json: the head was lost
     edit(
         tmp_path / "config.json", tie_word_embeddings=True, scale_decoder_outputs=False
     )
@@ -214,6 +219,11 @@ def test_configurations_that_leave_things_out():
         ),
         ({"d_model": "16"}, "d_model '16'; expected int"),
         ({"dropout_rate": True}, "dropout_rate True; expected a number"),
+        (
+            {"decoder_start_token_id": 2},
+            "json: decoder_start_token_id 2, a variant that is not computed; expected "
+            "pad_token_id, 0",
+        ),
     ],
 )
 def test_a_config_we_cannot_follow_says_so(change, message, tmp_path):
