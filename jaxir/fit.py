@@ -5,11 +5,8 @@ family makes the :class:`jaxir.types.Task`, ``train`` runs the loop.  This file 
 them for the command line, for ``jaxir demo`` and for notebooks.
 """
 
-import contextlib
 import dataclasses
-import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +19,6 @@ from jaxir.checkpoints.model_dir import (
     model_from_parts,
     save_model,
 )
-from jaxir.checkpoints.weights import read_json
 from jaxir.data.collection import Collection, open_collection
 from jaxir.data.formats import read_run
 from jaxir.data.lists import sample_lists
@@ -30,10 +26,17 @@ from jaxir.data.pipeline import PipelineConfig, make_batches
 from jaxir.data.tfds_lists import prepare_lists
 from jaxir.errors import InputError
 from jaxir.families import Family, check_losses, family
-from jaxir.files import atomic_file, sha256_file
+from jaxir.files import sha256_file
 from jaxir.mesh import make_mesh
 from jaxir.nn.partitioning import FULLY_SHARDED, TENSOR_PARALLEL, sharding_rule
 from jaxir.progress import say
+from jaxir.run_directory import (
+    check_record,
+    check_run,
+    has_checkpoint,
+    whole_or_absent,
+    write_record,
+)
 from jaxir.text import load_tokenizer
 from jaxir.train.config import TrainConfig, check_settings
 from jaxir.train.loop import train
@@ -49,7 +52,6 @@ __all__ = [
     "initialized",
     "place",
     "pretrained",
-    "whole_or_absent",
     "with_changes",
 ]
 
@@ -194,36 +196,8 @@ def place(
 
 
 _SAMPLED, _BATCHES, _WHOLE = ListSource(), PipelineConfig(), PartitionConfig()
-_RECORD, _CONTENT = "lists.json", "content of candidates"
+_LISTS, _CONTENT = "lists.json", "content of candidates"
 _ADAMW, _ONE_EPOCH = OptimizerConfig(), TrainConfig(epochs=1)
-
-
-def _has_checkpoint(work_dir: Path) -> bool:
-    """Whether a step was saved; the state before the first is made anew in no time."""
-    names = [path.name for path in (work_dir / "checkpoints").glob("*")]
-    return any(name.isdigit() and int(name) > 0 for name in names)
-
-
-@contextlib.contextmanager
-def whole_or_absent(work_dir: Path) -> Iterator[None]:
-    """A refused run leaves what was there before, unless it has saved a step.
-
-    Args:
-      work_dir: of the run; what it adds there is removed when an InputError passes.
-    """
-    existed = work_dir.exists()
-    before = set(work_dir.iterdir()) if work_dir.is_dir() else set()
-    missing = [folder for folder in work_dir.parents if not folder.exists()]
-    try:
-        yield
-    except InputError:
-        if not _has_checkpoint(work_dir) and work_dir.is_dir():
-            for path in set(work_dir.iterdir()) - before:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            with contextlib.suppress(OSError):
-                for folder in missing if existed else [work_dir, *missing]:
-                    folder.rmdir()
-        raise
 
 
 class Fit(NamedTuple):
@@ -266,8 +240,11 @@ def _prepared(
     }  # fmt: skip
     if source.candidates is not None and Path(source.candidates).is_file():
         record[_CONTENT] = sha256_file(source.candidates)
-    if place.is_dir() and _has_checkpoint(work_dir):
-        _check_record(work_dir, record)
+    if place.is_dir() and has_checkpoint(work_dir):
+        # The run may have moved, or be gone: its name or its content must agree.
+        passed = _CONTENT if record[_CONTENT] is None else "candidates"
+        names = [name for name in record if name != passed]
+        check_record(work_dir / _LISTS, record, names, what="lists sampled with")
         return str(place)
     candidates = read_run(source.candidates) if source.candidates else None
     if candidates is not None and not candidates.keys() & judged.keys():
@@ -288,25 +265,8 @@ def _prepared(
         positives=source.positives,
     )
     prepare_lists(lists, collection, split, place)
-    if jax.process_index() == 0:
-        with atomic_file(work_dir / _RECORD) as out:
-            json.dump(record, out, indent=1)
+    write_record(work_dir / _LISTS, record)
     return str(place)
-
-
-def _check_record(work_dir: Path, record: dict[str, Any]) -> None:
-    """Lists are sampled once: those of a stopped run must be the ones asked for now."""
-    path = work_dir / _RECORD
-    before = read_json(path) if path.is_file() else record
-    # The run may have moved, or be gone: one of its name and its content must agree.
-    passed = _CONTENT if record[_CONTENT] is None else "candidates"
-    names = [name for name in record if name != passed]
-    changed = [name for name in names if before.get(name) != record[name]]
-    if changed:
-        raise InputError(
-            path, f"lists sampled with another {', '.join(changed)}",
-            "what the run began with", "restore it, or begin in a new model directory",
-        )  # fmt: skip
 
 
 def fit(
@@ -327,8 +287,9 @@ def fit(
 ) -> Fit:
     """Trains a model on a collection and writes a model directory.
 
-    The directory also keeps ``lists/``, ``lists.json`` (what they were sampled with),
-    ``checkpoints/`` and ``metrics.jsonl``.
+    The directory also keeps ``run.json`` (what the run began with), ``lists/``,
+    ``lists.json`` (what they were sampled with), ``checkpoints/`` and
+    ``metrics.jsonl``.
     Interrupted and called again with the same arguments it continues, and ends with the
     parameters of an uninterrupted run.
 
@@ -370,6 +331,7 @@ def fit(
     if validation is not None and validation.split is not None:
         evaluate = make_validation(model, collection, validation)
     with whole_or_absent(work_dir):
+        check_run(work_dir, model, loss)
         path = _prepared(
             lists, collection, split, pipeline.list_size, pipeline.seed, work_dir
         )

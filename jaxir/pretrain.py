@@ -25,10 +25,11 @@ from jaxir.data.packing import RowBatches, open_chunks
 from jaxir.data.spans import SpanConfig, chunk_length_of, make_span_batches
 from jaxir.errors import InputError
 from jaxir.families import check_losses, family
-from jaxir.fit import Fit, PartitionConfig, place, whole_or_absent, with_changes
+from jaxir.fit import Fit, PartitionConfig, place, with_changes
 from jaxir.lm import masked
 from jaxir.mesh import put_batch
 from jaxir.progress import say
+from jaxir.run_directory import check_run, whole_or_absent
 from jaxir.text import Tokenizer
 from jaxir.train.config import TrainConfig, check_settings
 from jaxir.train.loop import train
@@ -256,6 +257,7 @@ def pretrain(
         "full"
     )
     with whole_or_absent(work_dir):
+        check_run(work_dir, model, loss)
         result = train(
             task, batches, loop, optimizer=optimizer, work_dir=work_dir, mesh=mesh,
             sharding_rule=rule, initial_params=model.params, evaluate=evaluate,

@@ -132,6 +132,32 @@ def test_sample_without_relevant_documents(tiny_collection):
         validate.draw_sample(collection, validate.ValidationConfig(split="none"))
 
 
+def test_a_run_goes_on_as_the_same_run_alone(tiny_model, tiny_collection, tmp_path):
+    start, out = fit.pretrained(str(tiny_model)), tmp_path / "out"
+
+    def train(model=start, steps=1, **loss):
+        return fit.fit(
+            model, str(tiny_collection), model_dir=out, loss=DenseLoss(**loss),
+            pipeline=PipelineConfig(batch_size=8, list_size=1),
+            loop=TrainConfig(total_steps=steps),
+        )  # fmt: skip
+
+    train()
+    written = (out / "model.json").read_bytes()
+    moved = jax.tree.map(lambda x: x + 1, start.params)
+    dropout = dict.fromkeys(["backbone.dropout", "backbone.attention_dropout"], 0.3)
+    for model, loss, message in (
+        (start, {"temperature": 0.5}, r"run\.json: a run with another loss; expected"),
+        (start._replace(params=moved), {}, "a run with another start; expected what"),
+        (fit.pretrained(str(tiny_model), dropout), {}, "another configuration; expec"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train(model, steps=2, **loss)
+    assert (out / "model.json").read_bytes() == written
+    same = fit.pretrained(str(tiny_model), {"backbone.remat": True})
+    assert train(same, steps=2).step == 2
+
+
 @pytest.mark.slow
 def test_a_teacher_alone_can_teach(tiny_model, tiny_collection, tmp_path, capsys):
     lists = tmp_path / "lists.jsonl"

@@ -21,6 +21,7 @@ from jaxir.errors import InputError
 from jaxir.files import resource_directory
 from jaxir.hypencoder import load_hypencoder
 from jaxir.hyper.task import HyperLoss
+from jaxir.rank.task import RankLoss
 from jaxir.train.config import TrainConfig
 from jaxir.train.optimizers import OptimizerConfig
 from jaxir.validate import ValidationConfig
@@ -181,6 +182,29 @@ def test_hypencoder_has_the_values_of_the_paper():
     assert (batches.batch_size, batches.list_size) == (96, 2)
     losses = configured(HyperLoss)()
     assert (losses.margin_mse, losses.kl, losses.candidates) == (0.0, 0.0, "own")
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "length"),
+    [("msmarco", 50_000, 128), ("poly1_msmarco", 50_000, 128), ("nq", 100_000, 384)],
+)
+def test_rankt5_has_the_values_of_the_paper(name, steps, length):
+    optimizer, batches, loop, _ = seen(f"experiments/rankt5_{name}.gin")
+    assert (optimizer.name, optimizer.learning_rate) == ("adafactor", 1e-4)
+    assert (optimizer.schedule, optimizer.warmup) == ("constant", 0)
+    assert (optimizer.weight_decay, optimizer.clip_norm) == (0.0, None)  # as T5X's
+    assert (batches.batch_size, batches.list_size) == (32, 36)
+    assert loop.total_steps == steps
+    source = configured(fit.ListSource)()
+    assert (source.depth, source.per, source.positives) == (1000, "query", "one")
+    losses = configured(RankLoss)()
+    assert (losses.kind, losses.epsilon) == (
+        ("poly1", 1.0) if name.startswith("poly1") else ("softmax", losses.epsilon)
+    )
+    lengths = re.findall(
+        r"^MAX_LENGTH = (\d+)", whole_text(f"experiments/rankt5_{name}.gin"), re.M
+    )
+    assert lengths[0] == str(length)
 
 
 @pytest.mark.parametrize("size", ["hard", "hard_small"])

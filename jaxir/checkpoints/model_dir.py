@@ -44,6 +44,7 @@ __all__ = [
     "fingerprint",
     "load_model",
     "model_from_parts",
+    "params_fingerprint",
     "save_model",
 ]
 
@@ -81,11 +82,22 @@ def fingerprint(kind: str, config: Any, params: Params) -> str:
     """
     digest = hashlib.sha256()
     digest.update(json.dumps([kind, config_to_dict(config)], sort_keys=True).encode())
+    _digest_params(digest, params)
+    return digest.hexdigest()
+
+
+def params_fingerprint(params: Params) -> str:
+    """The sha256 of parameters alone: paths, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    _digest_params(digest, params)
+    return digest.hexdigest()
+
+
+def _digest_params(digest: Any, params: Params) -> None:
     for path, leaf in flatten(params).items():
         array = np.asarray(leaf)
         digest.update(f"\n{path} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 def model_from_parts(
