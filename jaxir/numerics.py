@@ -9,12 +9,16 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
+
+from jaxir.errors import InputError
 
 __all__ = [
     "EPS",
     "INVALID_ID",
     "NEG_INF",
+    "check_finite",
     "l2_normalize",
     "masked_log_softmax",
     "masked_mean",
@@ -146,3 +150,23 @@ def mean_over_queries(
 
 ReduceFn = Callable[..., jax.Array]
 """``reduce_fn(losses, where) -> scalar``; None in a loss returns one value a query."""
+
+
+def check_finite(scores: np.ndarray, where: object, what: Callable[[int], str]) -> None:
+    """Refuses a model's scores that are NaN or infinite: they rank nothing.
+
+    Args:
+      scores: ``[N]``, in host memory.
+      where: the model, for the error.
+      what: ``what(i)`` tells what the i-th score is of.
+
+    Raises:
+      InputError: a score is not finite.
+    """
+    finite = np.isfinite(scores)
+    if not finite.all():
+        first = int(finite.argmin())
+        raise InputError(
+            where, f"the score {scores[first]} of {what(first)}", "a finite number",
+            "the model may have diverged: train it anew",
+        )  # fmt: skip

@@ -163,7 +163,7 @@ def rerank(
                 for item, scores, counts in zip(window, *score(encoded), strict=True):
                     if item.query_id in out.done:
                         continue
-                    lines = _lines(item, scores, model, tag, survey.spaced, keep_rest)
+                    lines = _lines(item, scores, tag, survey.spaced, keep_rest)
                     done = {"pairs": len(item.rows), "missing_docs": item.missing}
                     out.append(item.query_id, lines, done | counts)
                     bar.update(len(item.rows))
@@ -207,8 +207,9 @@ def _stages(
     from jaxir.rank.score import EncodedLists, PairScorer
 
     pairs = PairScorer(
-        model.config, model.params, model.tokenizer, many=True, **options
-    )
+        model.config, model.params, model.tokenizer, many=True,
+        name=model.path or "model", **options,
+    )  # fmt: skip
 
     def paired(lists: EncodedLists) -> tuple[list[np.ndarray], list[dict[str, int]]]:
         counts = [
@@ -331,17 +332,10 @@ def _ahead(items: Iterable[Any], prepare: Callable[[Any], Any]) -> Iterator[Any]
 
 
 def _lines(
-    item: _Candidates, scores: np.ndarray, model: Model, tag: str, spaced: bool,
-    keep_rest: bool,
-) -> Iterator[str]:  # fmt: skip
+    item: _Candidates, scores: np.ndarray, tag: str, spaced: bool, keep_rest: bool
+) -> Iterator[str]:
     """The query's lines as ``write_run`` would write them."""
     values = scores.astype(np.float64)
-    if not np.isfinite(values).all():
-        doc_id = item.doc_ids[int((~np.isfinite(values)).argmax())]
-        raise InputError(
-            model.path or "model", f"score of {doc_id!r} for {item.query_id!r} is not "
-            "finite", "finite numbers", "the model may have diverged: train it anew",
-        )  # fmt: skip
     order = np.argsort(-values, kind="stable").tolist()
     ranked = [(item.doc_ids[i], float(values[i])) for i in order]
     if keep_rest:

@@ -4,9 +4,10 @@ Teachers, rescorers of mined candidates and rerankers are the same thing: texts 
 scores out.  A family that can score adds a row to :data:`SCORERS`.
 """
 
+import textwrap
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -49,13 +50,18 @@ def bi_encoder_scorer(
       keep: documents whose vectors are kept.
       max_length: of a document; None for the model's own.
       options: of both sides' :class:`jaxir.encode.TextEncoder`.
+
+    Raises:
+      InputError: when scoring: a score that is not finite.
     """
     from jaxir.encode import TextEncoder
+    from jaxir.numerics import check_finite
 
     query_encoder = TextEncoder(model, side="query", **options)
     encode_doc = TextEncoder(model, side="doc", max_length=max_length, **options)
     match = _own_match(model.kind, model.config)
     rows = query_encoder.rows_within(QUERY_BYTES, at_most=8)
+    name = model.path or "model"
     kept: OrderedDict[str, np.ndarray] = OrderedDict()
 
     def scorer(
@@ -78,6 +84,8 @@ def bi_encoder_scorer(
             # strict would mind the queries that fill the batch up
             pairs = zip(found, groups, strict=False)
             scores += [row[: len(group)].copy() for row, group in pairs]
+        for query, group, row in zip(queries, docs, scores, strict=True):
+            check_finite(row, name, partial(_told, query, group))
         for text in texts:
             kept.move_to_end(text)
         while len(kept) > keep:
@@ -85,6 +93,12 @@ def bi_encoder_scorer(
         return scores
 
     return scorer
+
+
+def _told(query: str, docs: Sequence[str], place: int) -> str:
+    """A pair, for an error."""
+    query, doc = (textwrap.shorten(text, 40) for text in (query, docs[place]))
+    return f"{doc!r} for {query!r}"
 
 
 @lru_cache(maxsize=8)
@@ -121,10 +135,16 @@ def cross_encoder_scorer(model: Any, **options: Any) -> Scorer:
     Args:
       model: from ``load_model``, of a kind of the family ``rank``.
       options: of :class:`jaxir.rank.score.PairScorer`.
+
+    Raises:
+      InputError: as ``PairScorer``; when scoring: a score that is not finite.
     """
     from jaxir.rank.score import PairScorer
 
-    scorer = PairScorer(model.config, model.params, model.tokenizer, **options)
+    scorer = PairScorer(
+        model.config, model.params, model.tokenizer, name=model.path or "model",
+        **options,
+    )  # fmt: skip
     return scorer.score_lists
 
 

@@ -328,8 +328,6 @@ def test_a_kind_that_cannot_score(first, collection, tmp_path):
 def test_scores_that_are_not_finite(model, first, collection, tmp_path):
     head = {"dense": {"kernel": np.full((16, 1), np.nan), "bias": np.zeros(1)}}
     broken = model._replace(params=model.params | {"score_head": head})
-    with pytest.raises(
-        InputError, match=r"score of '.*' for 'q-river-train' is not fin"
-    ):
+    with pytest.raises(InputError, match=r"model: the score nan of '.*'; expected"):
         work(broken, first, collection, tmp_path)
     assert not list(tmp_path.glob("out*"))

@@ -15,6 +15,7 @@ from jaxir.errors import InputError
 from jaxir.hyper.qnet import apply
 from jaxir.label import label, make_teacher
 from jaxir.rank.score import PairScorer
+from jaxir.reranker import Reranker
 from jaxir.scorers import SCORERS, bi_encoder_scorer, make_scorer
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -97,3 +98,28 @@ def test_batches_of_no_tokens_say_so(dense):
     for count in (0, -1):
         with pytest.raises(InputError, match=f"batch_tokens: {count}; expected at l"):
             make_scorer(dense, batch_tokens=count)
+
+
+@pytest.mark.parametrize("kind", ["dense", "hypencoder", "bert"])
+def test_scores_that_are_not_finite(kind, dense, tmp_path):
+    """A document of a word that is no number, among others, ranks nothing."""
+    model = dense
+    if kind == "hypencoder":
+        model = tiny_hypencoder(tmp_path)
+    elif kind == "bert":
+        model = tiny_reranker(kind, tmp_path)
+    (steel,) = model.tokenizer.pieces(["steel"])[0]
+
+    def broken(path, leaf):
+        if "'word'" not in jax.tree_util.keystr(path):
+            return leaf
+        table = np.array(leaf)
+        table[steel] = np.nan
+        return table
+
+    params = jax.tree_util.tree_map_with_path(broken, model.params)
+    scorer = make_scorer(model._replace(params=params, path="models/m"))
+    with pytest.raises(InputError, match=r"models/m: the score nan of '.*steel.*'; ex"):
+        scorer(QUERIES, DOCS)
+    with pytest.raises(InputError, match="the score nan of "):
+        Reranker(model._replace(params=params)).rank(QUERIES[0], DOCS[0])

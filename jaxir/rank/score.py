@@ -6,6 +6,7 @@ queries that it is a candidate of.
 """
 
 import hashlib
+import textwrap
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -20,6 +21,7 @@ from jaxir.bucketing import default_batch_tokens, run_batches
 from jaxir.errors import InputError
 from jaxir.mesh import make_mesh, replicated
 from jaxir.nn.bert import EncoderOutput
+from jaxir.numerics import check_finite
 from jaxir.pairs import Pair, pair_format
 from jaxir.rank import model as rank_model
 from jaxir.text import Tokenizer
@@ -106,6 +108,7 @@ class PairScorer:
       max_length: most tokens of a pair; None for the model's own.
       many: pad to ``bucketing.fine_lengths`` and fill every batch, which is for many
         pairs; None decides by the pairs of each call.
+      name: of the model, for errors.
 
     Attributes:
       cut_docs: pairs that lost the end of their document, so far.
@@ -113,7 +116,7 @@ class PairScorer:
 
     Raises:
       InputError: ``max_length`` is beyond the model's positions, or leaves no room, or
-        ``batch_tokens`` is below 1.
+        ``batch_tokens`` is below 1.  When scoring: a score that is not finite.
     """
 
     def __init__(
@@ -126,10 +129,11 @@ class PairScorer:
         batch_tokens: int | None = None,
         max_length: int | None = None,
         many: bool | None = None,
+        name: str = "model",
     ) -> None:
         if batch_tokens is not None and batch_tokens < 1:
             raise InputError("batch_tokens", str(batch_tokens), "at least 1")
-        self.many = many
+        self.many, self.name = many, name
         self.batch_tokens = batch_tokens or default_batch_tokens()
         self.max_length = config.max_length if max_length is None else max_length
         # T5 configurations have a template, BERT's two segments have none.
@@ -233,6 +237,12 @@ class PairScorer:
             group=self._group,
         ):  # fmt: skip
             scores[rows] = values
+
+        def text(place: int) -> str:
+            whole = self._format.tokenizer.decode(pairs[place].ids)
+            return repr(textwrap.shorten(whole, 60))
+
+        check_finite(scores, self.name, text)
         return scores
 
     def _compute(self, tokens: TokenBatch) -> Any:
