@@ -13,31 +13,24 @@ from jaxir.checkpoints.model_dir import Model, load_model, model_from_parts
 from jaxir.errors import InputError
 from jaxir.families import family
 from jaxir.fit import with_changes
+from jaxir.progress import say
 from jaxir.rank.model import (
     CrossEncoderConfig,
     RankT5Config,
     adapt_params,
     params_from_backbone,
 )
+from jaxir.rank.tokens import token_changes
 from jaxir.scorers import SCORERS, make_scorer
-from jaxir.text import Tokenizer
 from jaxir.types import Params
 
 __all__ = [
-    "MONOT5_TEMPLATE",
-    "TARGET_TOKEN",
     "Document",
     "Ranked",
     "Reranker",
     "load_reranker",
     "load_scoring_model",
 ]
-
-TARGET_TOKEN = "<extra_id_10>"
-"""The token whose logit is RankT5's score (arXiv 2210.10634, section 4.1)."""
-
-MONOT5_TEMPLATE = "Query: {query} Document: {document} Relevant:"
-"""How monoT5 writes a pair (arXiv 2003.06713, section 3)."""
 
 Document = str | Mapping[str, str | None]
 """A text, or ``{"title": …, "text": …}``, read as a collection's documents are."""
@@ -74,16 +67,17 @@ def load_reranker(
         ``▁false``.
       tokenizer: where the tokenizer is, for weights that come without one.
       changes: fields of the configuration to replace, as ``{"max_length": 384,
-        "backbone.dtype": "bfloat16"}``.
+        "backbone.dtype": "bfloat16"}``; None leaves a field as the model has it.
       seed: of the fresh parameters.
 
     Raises:
       InputError: no such model, one that cannot become a cross-encoder, a token that is
-        not in the vocabulary, or a change that does not fit.
+        not in the vocabulary, a change that does not fit, or one that would drop a
+        layer under a trained score.
     """
     model = _load(spec, tokenizer)
-    tokens = _tokens(model, head, target_token, contrast_token)
-    return _as_reranker(model, tokens | dict(changes or {}), seed)
+    tokens = token_changes(model, head, target_token, contrast_token)
+    return _as_reranker(model, tokens | _given(changes), seed)
 
 
 def load_scoring_model(
@@ -98,20 +92,30 @@ def load_scoring_model(
     """A model that can score as it is: nothing in it is fresh.
 
     Cross-encoders, retrievers, and T5 language models, which are read as EncDec (the
-    released RankT5 and monoT5 are such).  Arguments as :func:`load_reranker`.
+    released RankT5 and monoT5 are such); as which, a line on standard error says, since
+    their files do not.  Arguments as :func:`load_reranker`.
 
     Raises:
       InputError: as :func:`load_reranker`, or a model that was not trained to score.
     """
     model = _load(spec, tokenizer)
-    tokens = _tokens(model, head, target_token, contrast_token)
+    tokens = token_changes(model, head, target_token, contrast_token)
+    wanted = tokens | _given(changes)
     if model.kind == "t5":
+        if "decoder" not in model.params:
+            raise InputError(
+                model.path or os.fspath(spec), "a T5's encoder without a score head",
+                "a model that was trained to score", "train it on lists first, with a "
+                "task of the head 'enc' (jaxir train --gin_file tasks/rank/enc_*.gin)",
+            )  # fmt: skip
         if tokens["head"] != "encdec":
             raise InputError(
                 "head", f"{head!r} over a T5 without a score head", "'encdec'",
                 "train it on lists first (jaxir train)",
             )  # fmt: skip
-        return _as_reranker(model, tokens | dict(changes or {}), 0)
+        scorer = _as_reranker(model, wanted, 0)
+        say(_read_as(scorer))
+        return scorer
     if model.kind not in SCORERS:
         raise InputError(
             model.path or os.fspath(spec),
@@ -120,8 +124,8 @@ def load_scoring_model(
             "train it on lists first (jaxir train)",
         )
     if model.kind in ("dense", "hypencoder"):
-        return _changed(model, dict(changes or {}))
-    scorer = _as_reranker(model, tokens | dict(changes or {}), 0)
+        return _changed(model, wanted)
+    scorer = _as_reranker(model, wanted, 0)
     fresh = sorted(_parts(scorer.params) - _parts(model.params))
     if fresh:
         raise InputError(
@@ -129,6 +133,22 @@ def load_scoring_model(
             "changes that make nothing fresh", "train it on lists first (jaxir train)",
         )  # fmt: skip
     return scorer
+
+
+def _given(changes: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {n: value for n, value in (changes or {}).items() if value is not None}
+
+
+def _read_as(model: Model) -> str:
+    """What a T5 is taken for, in one line."""
+    config = model.config
+    ids = [i for i in (config.target_id, config.contrast_id) if i is not None]
+    tokens = " against ".join(map(repr, model.tokenizer.tokens(ids)))
+    return (
+        f"{model.path or 'model'}: a T5, read as a reranker: head {config.head}, token "
+        f"{tokens}, template {config.template!r}, max_length {config.max_length}, "
+        f"eos {config.eos}"
+    )
 
 
 def _parts(params: Params) -> set[str]:
@@ -141,54 +161,6 @@ def _load(spec: str | os.PathLike, tokenizer: str | None) -> Model:
     if tokenizer is None:
         return load_model(spec)
     return load_model(spec, tokenizer=tokenizer)
-
-
-def _tokens(
-    model: Model, head: str | None, target: str | None, contrast: str | None
-) -> dict[str, Any]:
-    """The changes that head and tokens stand for."""
-    if model.kind not in ("t5", "rank_t5"):
-        named = {"head": head, "target_token": target, "contrast_token": contrast}
-        for name, value in named.items():
-            if value is not None:
-                raise InputError(
-                    name, f"{value!r} for a model of kind {model.kind!r}", "a T5",
-                    "leave it out",
-                )  # fmt: skip
-        return {}
-    changes: dict[str, Any] = {}
-    if model.kind == "t5":
-        head = head or "encdec"
-        if target is None and head == "encdec":
-            target = TARGET_TOKEN
-        if contrast is not None:
-            changes["template"] = MONOT5_TEMPLATE
-    if head is not None:
-        changes["head"] = head
-    for name, token in (("target_token", target), ("contrast_token", contrast)):
-        if token is not None and (head or model.config.head) != "encdec":
-            raise InputError(
-                name, f"{token!r} for the head 'enc', which reads no vocabulary",
-                "the head 'encdec'", "leave it out",
-            )  # fmt: skip
-    if target is not None:
-        changes["target_id"] = _token_id("target_token", target, model.tokenizer)
-    if contrast is not None:
-        changes["contrast_id"] = _token_id("contrast_token", contrast, model.tokenizer)
-    return changes
-
-
-def _token_id(name: str, token: str, tokenizer: Tokenizer) -> int:
-    found = tokenizer.token_to_id(token)
-    if found is None:
-        marked = f"▁{token}"  # sentencepiece's mark of a word's beginning
-        known = tokenizer.token_to_id(marked) is not None
-        raise InputError(
-            name, f"{token!r} is not in the vocabulary of {tokenizer.name}",
-            "one of its tokens",
-            f"write {marked!r}" if known else "write it as the vocabulary spells it",
-        )  # fmt: skip
-    return found
 
 
 def _changed(model: Model, changes: Mapping[str, Any]) -> Model:
@@ -233,7 +205,13 @@ def _as_reranker(model: Model, changes: dict[str, Any], seed: int) -> Model:
         config = dataclasses.replace(config, head="enc")
         params = params_from_backbone(config, params, rng)  # a head of this seed
     if wanted != config:
-        params = adapt_params(config, params, wanted)
+        before, params = params, adapt_params(config, params, wanted)
+        lost = sorted(_parts(before) - _parts(params))
+        if model.kind == "rank_bert" and lost:
+            raise InputError(
+                model.path or "model", f"changes that drop {lost[0]} under the score "
+                "trained over it", "the layers that the model has", "leave them out",
+            )  # fmt: skip
     return model_from_parts(kind, wanted, params, model.tokenizer, path=model.path)
 
 
@@ -334,13 +312,17 @@ class Reranker:
 
         Args:
           query: its text.
-          documents: texts, or mappings with ``text`` and perhaps ``title``.
+          documents: texts, or mappings with ``text`` and perhaps ``title``; either
+            may be None, which is an empty text.
           top_k: how many to return; all if None.
           return_documents: whether each result carries its ``text``.
 
         Raises:
-          InputError: a document without text, or ``top_k`` below 1.
+          InputError: one text for the documents, a document without ``text``, ``top_k``
+            below 1, or a score that is not finite.
         """
+        if isinstance(documents, str):
+            raise InputError("documents", "one text", "a list of texts", "write [text]")
         if top_k is not None and top_k < 1:
             raise InputError("top_k", str(top_k), "at least 1")
         texts = [_text(i, document) for i, document in enumerate(documents)]
@@ -356,7 +338,7 @@ class Reranker:
         """Scores float32 ``[len(pairs)]`` of ``(query, document)`` pairs.
 
         Raises:
-          InputError: a document without text.
+          InputError: a document without ``text``, or a score that is not finite.
         """
         places: dict[str, list[int]] = {}
         for i, (query, _) in enumerate(pairs):
@@ -378,4 +360,4 @@ def _text(place: int, document: Document) -> str:
             f"document {place}", f"keys {', '.join(document) or 'none'}",
             "'text', and 'title' where there is one",
         )  # fmt: skip
-    return f"{document.get('title') or ''} {document['text']}".strip()
+    return f"{document.get('title') or ''} {document['text'] or ''}".strip()

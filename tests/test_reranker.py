@@ -1,5 +1,7 @@
 """Rerankers out of every kind of weights, and the interface of a cross-encoder."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,11 +9,14 @@ from tiny_rerankers import bert_tokenizer, tiny_reranker, tiny_t5
 
 from jaxir import reranker
 from jaxir.checkpoints.model_dir import model_from_parts, save_model
+from jaxir.checkpoints.t5_huggingface import export_t5
 from jaxir.errors import InputError
 from jaxir.lm import masked
 from jaxir.mesh import make_mesh
 from jaxir.nn.bert import BertConfig
+from jaxir.rank.model import init_params
 from jaxir.rank.score import PairScorer
+from jaxir.rank.tokens import MONOT5_TEMPLATE
 from jaxir.reranker import Reranker, load_reranker, load_scoring_model
 
 QUERY = "rivers to the sea"
@@ -92,7 +97,7 @@ def test_monot5(t5_path):
     tokens = {"target_token": "▁true", "contrast_token": "▁false"}
     model = load_reranker(t5_path, **tokens)
     assert model.config.contrast_id == model.tokenizer.token_to_id("▁false")
-    assert model.config.template == reranker.MONOT5_TEMPLATE
+    assert model.config.template == MONOT5_TEMPLATE
     plain = {"template": "Query: {query} Document: {document}"}
     assert (
         load_reranker(t5_path, **tokens, changes=plain).config.template
@@ -100,6 +105,59 @@ def test_monot5(t5_path):
     )
     scores = Reranker(model, mesh=make_mesh(1)).predict([(QUERY, doc) for doc in DOCS])
     assert (scores < 0).all()  # logarithms of probabilities
+
+
+def test_what_a_t5_is_read_as_is_said(t5_path, capsys):
+    load_scoring_model(t5_path, changes={"max_length": 40})
+    said = capsys.readouterr().err
+    assert said == (
+        f"{t5_path}: a T5, read as a reranker: head encdec, token '<extra_id_10>', "
+        "template 'Query: {query} Document: {document}', max_length 40, eos True\n"
+    )
+    load_scoring_model(t5_path, target_token="▁true", contrast_token="▁false")
+    said = capsys.readouterr().err
+    assert "token '▁true' against '▁false', template 'Query: {query} Docu" in said
+    assert said.count("\n") == 1
+    save_model(t5_path.parent / "own", load_reranker(t5_path))
+    load_scoring_model(t5_path.parent / "own")  # whose files say it
+    assert not capsys.readouterr().err
+
+
+def test_changes_of_none_leave_the_models_own(t5_path, dense_path, tmp_path):
+    kinds = {
+        "enc": {"pooling": "mean", "eos": False, "max_length": 30},
+        "monot5": {"max_length": 30},
+        "bert": {"hidden": "tanh", "dropout": 0.3, "max_length": 30},
+    }
+    for kind, own in kinds.items():
+        model = tiny_reranker(kind, tmp_path / "words", **own)
+        save_model(tmp_path / kind, model)
+        nothing = dict.fromkeys(
+            field.name for field in dataclasses.fields(model.config)
+        ) | dict.fromkeys(["backbone.dtype", "backbone.remat"])  # fmt: skip
+        for load in (load_reranker, load_scoring_model):
+            found = load(tmp_path / kind, changes=nothing)
+            assert found.fingerprint == model.fingerprint
+    template = {"template": None, "backbone.dropout_rate": None}
+    tokens = {"target_token": "▁true", "contrast_token": "▁false"}
+    model = load_reranker(t5_path, **tokens, changes=template)
+    assert model.config.template == MONOT5_TEMPLATE
+    changes = {"pooling": None, "hidden": None, "max_length": None}
+    assert load_reranker(dense_path, changes=changes).config.pooling == "mean"
+
+
+def test_no_layer_is_dropped_under_a_trained_score(tmp_path):
+    model = tiny_reranker("bert", tmp_path / "words")
+    backbone = dataclasses.replace(model.config.backbone, pooler=True)
+    config = dataclasses.replace(model.config, backbone=backbone)
+    params = init_params(config, jax.random.key(0))
+    pooled = model_from_parts("rank_bert", config, params, model.tokenizer)
+    save_model(tmp_path / "pooled", pooled)
+    changes = {"backbone.pooler": False, "pooling": "mean"}
+    message = "pooled: changes that drop backbone/pooler under the score trained over"
+    for load in (load_reranker, load_scoring_model):
+        with pytest.raises(InputError, match=message):
+            load(tmp_path / "pooled", changes=changes)
 
 
 def test_changes_reach_the_backbone(t5_path):
@@ -181,6 +239,21 @@ def test_models_that_are_not_trained_to_score(masked_path, t5_path):
         Reranker(tiny_t5(t5_path.parent / "words"))
 
 
+def test_an_encoder_alone_is_to_be_trained(t5_path, tmp_path):
+    whole = tiny_t5(tmp_path / "words")
+    encoder = {name: whole.params[name] for name in ("encoder", "token_embedder")}
+    place = tmp_path / "encoder"
+    export_t5(whole.config, encoder, place, tokenizer=whole.tokenizer)
+    message = (
+        "encoder: a T5's encoder without a score head; expected a model that was "
+        r"trained to score; train it on lists first, .* 'enc' \(jaxir train --gin_file"
+    )
+    for head in (None, "enc"):
+        with pytest.raises(InputError, match=message):
+            load_scoring_model(place, head=head)
+    assert "score_head" in load_reranker(place, head="enc").params
+
+
 def test_two_towers(make_tiny_model, tmp_path):
     save_model(tmp_path / "two", make_tiny_model(towers="separate"))
     with pytest.raises(
@@ -240,9 +313,13 @@ def test_documents_with_titles(model):
         {"title": "river", "text": "banks of clay"},
         {"title": None, "text": "bread"},
         {"text": "sea"},
+        {"title": "river", "text": None},
+        {"text": None},
     ]
-    texts = ["river banks of clay", "bread", "sea"]
+    texts = ["river banks of clay", "bread", "sea", "river", ""]
     assert use.rank(QUERY, documents) == use.rank(QUERY, texts)
+    with pytest.raises(InputError, match="documents: one text; expected a list of tex"):
+        use.rank(QUERY, "sea")
     with pytest.raises(InputError, match="document 1: keys title; expected 'text'"):
         use.rank(QUERY, [documents[0], {"title": "x"}])
     with pytest.raises(InputError, match="document 0: keys none"):
