@@ -6,6 +6,8 @@
   jaxir convert hf:jfkback/hypencoder.6_layer jaxir:models/hypencoder
   jaxir convert t5x:checkpoint_1050700 hf:rankt5-large --tokenizer hf:google-t5/t5-large
   jaxir convert jaxir:models/mine hf:exported
+  jaxir convert hf:castorini/monot5-base-msmarco jaxir:models/monot5 \\
+      --target_token ▁true --contrast_token ▁false --set max_length=512
 
 FROM is hf:ID_OR_DIR (sentence-transformers, a bare BERT, RoBERTa or DistilBERT, one of
 them as a classifier with one label, a T5, a Hypencoder of the paper's authors), t5x:DIR
@@ -53,6 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the tokenizer to take, for a model that comes without one (hf:ID or DIR)",
     )
+    parser.add_argument(
+        "--target_token",
+        metavar="TOKEN",
+        help="make a T5 a reranker whose score is this token's logit",
+    )
+    parser.add_argument(
+        "--contrast_token", metavar="TOKEN", help="monoT5's second token (▁false)"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -64,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
         args.target,
         changes=changes,
         tokenizer=args.tokenizer,
+        target_token=args.target_token,
+        contrast_token=args.contrast_token,
         command=args.command,
     )
     if args.json:
@@ -79,6 +91,8 @@ def convert(
     *,
     changes: Mapping[str, Any] | None = None,
     tokenizer: str | None = None,
+    target_token: str | None = None,
+    contrast_token: str | None = None,
     command: str = "",
 ) -> dict[str, Any]:
     """Reads a model in one format and writes it in another.
@@ -89,6 +103,8 @@ def convert(
       target: ``jaxir:DIR``, ``hf:DIR`` or ``t5x:DIR``.
       changes: values of configuration fields to replace.
       tokenizer: the tokenizer to take, for a model that comes without one.
+      target_token: makes a T5 an EncDec reranker whose score is this token's logit.
+      contrast_token: monoT5's second token; with it the template is monoT5's.
       command: how this was started, for the model card.
 
     Returns:
@@ -109,9 +125,17 @@ def convert(
 
     from jaxir.checkpoints.model_dir import load_model, model_from_parts
     from jaxir.families import config_from_dict, config_to_dict, family
+    from jaxir.reranker import load_reranker
 
     # A prefix that names another model's layout stays; ours says nothing more.
-    model = load_model(source.removeprefix("jaxir:"), tokenizer=tokenizer)
+    spec = source.removeprefix("jaxir:")
+    if target_token is None and contrast_token is None:
+        model = load_model(spec, tokenizer=tokenizer)
+    else:
+        model = load_reranker(
+            spec, target_token=target_token, contrast_token=contrast_token,
+            tokenizer=tokenizer,
+        )  # fmt: skip
     origin = Path(re.sub(r"^(hf|t5x):", "", model.path)).expanduser().resolve()
     if scheme != "jaxir" and directory.resolve() in (origin, *origin.parents):
         raise InputError(directory, "the model that is read", "another place for TO")

@@ -2,7 +2,9 @@
 
   jaxir label --teachers D1 D2 --lists lists.jsonl --collection C --output out.jsonl
 
-Several teachers are averaged after min-max normalisation within each list.
+Several teachers are averaged after min-max normalisation within each list.  A plain T5
+is read as RankT5, as a line says; a monoT5 is first made a reranker that says what it
+is, by `jaxir convert --target_token ▁true --contrast_token ▁false`.
 """
 
 import argparse
@@ -12,7 +14,12 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--teachers", nargs="+", required=True, help="bi- or cross-encoders")
+    add(
+        "--teachers",
+        nargs="+",
+        required=True,
+        help="bi- or cross-encoders; a T5 is read as RankT5",
+    )
     add("--lists", required=True, help="training lists to read (JSON lines)")
     add("--collection", required=True, help="collection that the lists are over")
     add("--output", required=True, help="where the labelled lists go")

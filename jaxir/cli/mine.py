@@ -3,7 +3,9 @@
   jaxir mine --index I --collection medquad:train --output lists.jsonl \\
       --range_max 50 --relative_margin 0.05 --num_negatives 5
 
-The knobs are those of sentence-transformers' mine_hard_negatives.
+The knobs are those of sentence-transformers' mine_hard_negatives.  --rescore reads a
+plain T5 as RankT5, as a line says; a monoT5 is first made a reranker that says what it
+is, by `jaxir convert --target_token ▁true --contrast_token ▁false`.
 """
 
 import argparse

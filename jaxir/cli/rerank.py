@@ -3,8 +3,9 @@
   jaxir rerank --model D --run run.trec --collection C --output out.trec [--k 100]
 
 The model is a cross-encoder (RankT5, monoT5, BERT), a T5 to be read as one, or a
-bi-encoder.  The output holds the k documents of each query; --keep_rest adds those
-below, in the order they had.
+bi-encoder.  A T5 is read as RankT5, as a line says, and with both tokens (▁true and
+▁false) as monoT5.  The output holds the k documents of each query; --keep_rest adds
+those below, in the order they had.
 """
 
 import argparse

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from tiny import tiny_backbone
-from tiny_rerankers import t5_tokenizer
+from tiny_rerankers import t5_tokenizer, tiny_t5
 
 from jaxir.checkpoints.model_dir import load_model, model_from_parts, save_model
 from jaxir.checkpoints.t5_huggingface import export_t5
@@ -21,6 +21,7 @@ from jaxir.hyper.model import HypencoderConfig
 from jaxir.hyper.qnet import QNetSpec
 from jaxir.nn.t5 import T5Config
 from jaxir.rank.model import CrossEncoderConfig, RankT5Config
+from jaxir.rank.tokens import MONOT5_TEMPLATE
 from jaxir.text import load_tokenizer
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a river of clay engine bread"
@@ -210,6 +211,27 @@ def test_a_tokenizer_for_a_checkpoint_without_one(tmp_path, capsys):
     assert not (tmp_path / "hf").exists()
     assert main.main([*words, "--tokenizer", str(tmp_path / "words")]) == 0
     assert load_model(tmp_path / "hf").fingerprint == model.fingerprint
+
+
+def test_a_monot5_becomes_a_reranker_that_says_so(tmp_path):
+    t5 = tiny_t5(tmp_path / "words")
+    export_t5(t5.config, t5.params, tmp_path / "hf", tokenizer=t5.tokenizer)
+    words = ["convert", f"hf:{tmp_path / 'hf'}", f"jaxir:{tmp_path / 'monot5'}"]
+    tokens = ["--target_token", "▁true", "--contrast_token", "▁false"]
+    assert main.main([*words, *tokens, "--set", "max_length=33"]) == 0
+    model, of_name = load_model(tmp_path / "monot5"), t5.tokenizer.token_to_id
+    assert model.kind == "rank_t5"
+    assert model.config == RankT5Config(
+        t5.config, target_id=of_name("▁true"), contrast_id=of_name("▁false"),
+        max_length=33, template=MONOT5_TEMPLATE,
+    )  # fmt: skip
+    again = convert(str(tmp_path / "monot5"), f"hf:{tmp_path / 'again'}")
+    assert load_model(tmp_path / "again").fingerprint == again["fingerprint"]
+
+
+def test_tokens_are_a_t5s(saved, tmp_path):
+    with pytest.raises(InputError, match="target_token: 'a' for a model of kind 'den"):
+        convert(str(saved()), f"jaxir:{tmp_path / 'b'}", target_token="a")
 
 
 def test_an_encoder_alone_is_no_directory_of_ours(tmp_path):
