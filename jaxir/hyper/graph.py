@@ -20,6 +20,10 @@ early when nothing entered ``T``.  Under ``paper`` that end comes by itself, bec
 what did not enter is not expanded: there ``early_stop`` changes nothing.  ``paper``
 finds at most ``explore * iterations`` documents, however many were scored.
 
+Where every document is an entry point, all are scored and there is nowhere to walk to.
+The ``max(explore, k)`` best are then offered under either rule: the search is
+exhaustive.
+
 Order is exact: candidates by higher score, then lower row; a candidate enters ``T``
 while that holds fewer than ``k`` documents or if its score is *higher* than the lowest
 there, which leaves (of equals the last that came).  The same ids and the same number
@@ -33,6 +37,7 @@ activations of one block of documents.
 
 import dataclasses
 import functools
+import math
 import random
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -44,6 +49,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxir.errors import InputError
 from jaxir.hyper.qnet import QNetSpec, QNetWeights
+from jaxir.hyper.stored import QueryError, check_finite, product_dtype
 from jaxir.hyper.walk import Plan, walk
 from jaxir.numerics import INVALID_ID, NEG_INF
 from jaxir.types import Ranking
@@ -64,6 +70,9 @@ BLOCK_ROWS = 65_536
 CPU_BLOCK_ROWS = 512
 """The same on a CPU, of one query: a block and its activations stay in a cache."""
 
+_ALIGNMENT = 64
+"""Where an array must begin for JAX to use it on a CPU without a copy."""
+
 
 @dataclasses.dataclass(frozen=True)
 class GraphSearchConfig:
@@ -71,7 +80,7 @@ class GraphSearchConfig:
 
     Attributes:
       entry_points: random documents that are scored first, the paper's ``|C~|``; in a
-        smaller corpus every document.
+        smaller corpus every document, which makes the search exhaustive.
       explore: candidates looked at in an iteration, ``nCandidates``.
       iterations: ``maxIter``, at least 1.
       rule: ``"paper"`` or ``"released"``; see the module.
@@ -138,22 +147,33 @@ def graph_vectors(
     """Document vectors as the one device array that a graph search gathers from.
 
     On a CPU a single ``.npy`` file, memory-mapped, is used where it lies: only the
-    pages that a search touches are read.  Several shards are put together in memory.
+    pages that a search touches are read.  Several shards are put together in the host's
+    memory, which takes as much as the vectors do, once.
 
     Args:
       shards: ``[rows, W]`` arrays in order, plain or memory-mapped.
       device: where; by default JAX's first.
     """
     parts = [shards] if isinstance(shards, np.ndarray) else list(shards)
-    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    whole = parts[0] if len(parts) == 1 else _joined(parts)
     return jax.device_put(whole, device or jax.local_devices()[0], may_alias=True)
+
+
+def _joined(shards: Sequence[np.ndarray]) -> np.ndarray:
+    """The shards as one array, so aligned that a CPU device need not copy it again."""
+    shape = (sum(map(len, shards)), shards[0].shape[1])
+    size, dtype = math.prod(shape) * shards[0].dtype.itemsize, shards[0].dtype
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    whole = memory[start : start + size].view(dtype).reshape(shape)
+    return np.concatenate(shards, out=whole)
 
 
 def graph_search(
     spec: QNetSpec,
     weights: QNetWeights,
-    vectors: Float[Array, "N W"],
-    neighbors: Int[Array, "M degree"],
+    vectors: Float[Array, "N W"] | Float[np.ndarray, "N W"],
+    neighbors: Int[Array, "M degree"] | Int[np.ndarray, "M degree"],
     k: int,
     config: GraphSearchConfig | None = None,
     *,
@@ -166,9 +186,10 @@ def graph_search(
     Args:
       spec: of the q-nets.
       weights: ``[B, ...]``, one q-net a query.
-      vectors: ``[N, num_vectors * E]`` document vectors on a device.
-      neighbors: ``[N, degree]`` rows of each document's neighbours on that device;
-        what is not a row of a document is no neighbour.
+      vectors: ``[N, num_vectors * E]`` document vectors, best on a device already
+        (:func:`graph_vectors`): numpy arrays are put there by every call.
+      neighbors: ``[N, degree]`` rows of each document's neighbours, likewise; what is
+        not a row of a document is no neighbour.
       k: number of results; may exceed what can be reached.
       config: how far to look; by default the paper's "Efficient 1".
       entry: rows to begin with instead of random ones.
@@ -178,7 +199,8 @@ def graph_search(
 
     Raises:
       InputError: ``k`` below 1, vectors of another width, a graph of another corpus,
-        entry rows that are not in it, or scores that are not finite.
+        entry rows that are not in it, or q-nets, vectors that the walk comes by, or
+        scores that are not finite.
 
     Example::
 
@@ -192,7 +214,7 @@ def graph_search(
       ([[3, 2]], [4])
     """
     config = config or GraphSearchConfig()
-    _check(spec, weights, vectors, neighbors, k)
+    _check(spec, vectors, neighbors, k)
     num_docs = vectors.shape[0]
     if entry is None:
         entry = entry_rows(num_docs, config)
@@ -200,17 +222,22 @@ def graph_search(
         entry = np.unique(np.asarray(entry, np.int32))
         if not len(entry) or entry[0] < 0 or entry[-1] >= num_docs:
             raise InputError("entry", "not rows of documents", f"0 to {num_docs - 1}")
+    if isinstance(vectors, np.ndarray):
+        vectors = graph_vectors(vectors)
     place = next(iter(vectors.devices()))
+    neighbors = jax.device_put(neighbors, place, may_alias=True)
     on_cpu = place.platform == "cpu"
     released = config.rule == "released"
     explore = min(config.explore, num_docs)
     # One slot more than there are documents is never filled, as k of them are not.
     slots = min(k, num_docs + 1)
+    offers_all = released or len(entry) == num_docs
     plan = Plan(
-        explore, max(explore, slots) if released else explore, slots,
+        explore, max(explore, slots) if offers_all else explore, slots,
         config.iterations, released, released and config.early_stop,
         not on_cpu if together is None else together,
         block_rows or (CPU_BLOCK_ROWS if on_cpu else BLOCK_ROWS),
+        product_dtype(vectors.dtype, place.platform),
     )  # fmt: skip
     state = walk(
         weights, vectors, neighbors, jax.device_put(entry, place), spec=spec, plan=plan
@@ -226,18 +253,14 @@ def _not_finite(
     weights: QNetWeights, vectors: Float[Array, "N W"], query: int
 ) -> InputError:
     """Why a query's scores are not finite numbers; looked for only then."""
-    for leaf in jax.tree.leaves(weights):
-        if not bool(jnp.isfinite(leaf[query]).all()):
-            return InputError(f"query {query}", "NaN or infinity", "finite numbers")
+    check_finite(weights)
     finite = np.asarray(jnp.isfinite(vectors).all(axis=1))
     if not finite.all():
         return InputError(
             f"vectors, row {int(np.argmin(finite))}", "NaN or infinity",
             "finite numbers", "encode the documents again",
         )  # fmt: skip
-    return InputError(
-        f"query {query}", "scores that are not finite numbers", "smaller numbers"
-    )
+    return QueryError(query, "scores that are not finite numbers", "smaller numbers")
 
 
 def _finished(doc_ids: np.ndarray, scores: np.ndarray, k: int) -> Ranking:
@@ -253,11 +276,7 @@ def _finished(doc_ids: np.ndarray, scores: np.ndarray, k: int) -> Ranking:
 
 
 def _check(
-    spec: QNetSpec,
-    weights: QNetWeights,
-    vectors: Float[Array, "N W"],
-    neighbors: Int[Array, "M degree"],
-    k: int,
+    spec: QNetSpec, vectors: Array | np.ndarray, neighbors: Array | np.ndarray, k: int
 ) -> None:
     if k < 1:
         raise InputError("k", str(k), "at least 1")

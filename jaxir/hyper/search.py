@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from jaxir import blocks
 from jaxir.errors import InputError
 from jaxir.hyper.qnet import QNetSpec, QNetWeights, apply_all
+from jaxir.hyper.stored import check_finite, product_dtype, score_stored
 from jaxir.topk import empty_ranking
 from jaxir.types import Ranking
 from jaxir.vectors import BlockedVectors, OpenVectors, device_blocks
@@ -64,26 +65,11 @@ class QNetScore:
         self, weights: QNetWeights, block: Float[Array, "N W"]
     ) -> Float[Array, "B N"]:
         """Scores ``[B, N]`` of a block by every query's q-net."""
-        scores = apply_all(self.spec, weights, block.astype(self.dtype))
-        # An activation or a ReLU may turn infinity into an ordinary number again.
-        whole = jnp.expand_dims(jnp.all(jnp.isfinite(block), axis=-1), 0)
-        return jnp.where(whole, scores, jnp.nan)
+        return score_stored(apply_all, self.spec, weights, block, self.dtype)
 
 
 def _score(spec: QNetSpec, stored: Any) -> QNetScore:
-    """Products in the type of storage; on a CPU only float32 is fast."""
-    on_cpu = jax.default_backend() == "cpu"
-    return QNetScore(spec, "float32" if on_cpu else jnp.dtype(stored).name)
-
-
-@jax.jit
-def _finite(weights: QNetWeights) -> Bool[Array, " B"]:
-    """Which queries' weights are all finite."""
-
-    def each(leaf: Float[Array, "B ..."]) -> Bool[Array, " B"]:
-        return jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
-
-    return jnp.all(jnp.stack(jax.tree.leaves(jax.tree.map(each, weights))), axis=0)
+    return QNetScore(spec, product_dtype(stored, jax.default_backend()))
 
 
 def _in_batches(
@@ -101,26 +87,13 @@ def _in_batches(
         if size < count:
             part = jax.tree.map(lambda x: x[start : start + size], weights)  # noqa: B023
         part = jax.tree.map(jnp.asarray, part)  # placed once, for all that follows
-        _check_finite(part, start)
+        check_finite(part, start)
         parts.append(search(part))
         start += size
     if not parts:
         return empty_ranking((0,), k)
     kind = np if isinstance(parts[0].scores, np.ndarray) else jnp
     return Ranking(*(kind.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-def _check_finite(weights: QNetWeights, first: int) -> None:
-    finite = _finite(weights)
-    if isinstance(finite, jax.core.Tracer):
-        return  # there are no numbers to look at yet
-    if not np.asarray(finite).all():
-        raise InputError(
-            f"query {first + int(np.argmin(finite))}",
-            "NaN or infinity in its q-net",
-            "finite weights",
-            "the model that made it may have diverged in training",
-        )
 
 
 def exhaustive_search(

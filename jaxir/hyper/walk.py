@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxir.hyper.qnet import QNetSpec, QNetWeights, apply_all, apply_own
+from jaxir.hyper.stored import finite_weights, score_stored
 from jaxir.numerics import INVALID_ID, NEG_INF, where_score
 from jaxir.topk import empty_ranking, update_top_k
 from jaxir.types import Ranking
@@ -34,6 +35,7 @@ class Plan(NamedTuple):
       early_stop: end when nothing entered ``T``.
       together: all queries in each operation, else one query after another.
       block_rows: documents scored at a time, of all queries that go together.
+      dtype: of the products; weights and documents are cast to it.
     """
 
     explore: int
@@ -44,6 +46,7 @@ class Plan(NamedTuple):
     early_stop: bool
     together: bool
     block_rows: int
+    dtype: str
 
 
 class Walked(NamedTuple):
@@ -57,7 +60,7 @@ class Walked(NamedTuple):
       active: bool ``[G]``, there are candidates that were not offered yet.
       scored: int32 ``[G]`` documents.
       rounds: int32 ``[G]`` of scoring.
-      broken: bool ``[G]``, a score was not a finite number.
+      broken: bool ``[G]``, a weight, a vector or a score was not finite.
     """
 
     best: Ranking
@@ -124,7 +127,8 @@ def _score_entry(
 
     def score_block(i: Int[Array, ""]) -> tuple[Array, Array]:
         block = jax.lax.dynamic_slice_in_dim(rows, i * width, width)
-        scores = apply_all(spec, weights, _take_docs(vectors, block))
+        docs = _take_docs(vectors, block)
+        scores = score_stored(apply_all, spec, weights, docs, plan.dtype)
         exists = jnp.broadcast_to(jnp.expand_dims(block < num_docs, 0), scores.shape)
         return scores, exists
 
@@ -206,7 +210,9 @@ def _step(
 
     def score_block(i: Int[Array, ""]) -> tuple[Array, Array]:
         block = jax.lax.dynamic_slice_in_dim(rows, i * width, width, axis=1)
-        return apply_own(spec, weights, _take_docs(vectors, block)), block < num_docs
+        docs = _take_docs(vectors, block)
+        scores = score_stored(apply_own, spec, weights, docs, plan.dtype)
+        return scores, block < num_docs
 
     start = empty_ranking((group,), plan.kept)
     found, broken = _best_of_blocks(score_block, num_blocks, start, width)
@@ -251,7 +257,7 @@ def walk(
             empty_ranking((group,), plan.slots), found,
             jnp.broadcast_to(jnp.expand_dims(known, 0), (group, num_docs + 1)),
             jnp.ones(group, bool), jnp.full(group, num_entry, jnp.int32),
-            jnp.ones(group, jnp.int32), broken,
+            jnp.ones(group, jnp.int32), broken | ~finite_weights(weights),
         )  # fmt: skip
         step = functools.partial(_step, spec, weights, vectors, neighbors, plan)
         state = jax.lax.while_loop(lambda state: jnp.any(state.active), step, state)

@@ -3,6 +3,9 @@
 A transcription line by line (arXiv 2502.05364, section 3.6), the line's number beside
 each; and the same loop with what the released code does instead.  Ties: candidates by
 higher score, then lower row; of equals at the end of ``T`` the last that came leaves.
+
+One thing is jaxir's own: where every document is an entry point, more than ``explore``
+are offered, as many as ``T`` takes.
 """
 
 import bisect
@@ -58,7 +61,8 @@ def algorithm1(
     while candidates and i < iterations:  # 4
         scores = {row: score(row) for row in candidates}
         scored, rounds = scored + len(scores), rounds + 1
-        top = sorted(candidates, key=lambda row: (-scores[row], row))[:explore]  # 5
+        offered = max(explore, k) if len(entry) == len(neighbors) else explore
+        top = sorted(candidates, key=lambda row: (-scores[row], row))[:offered]  # 5
         if early_stop and scores[top[0]] < best.lowest():  # 6, 7
             break  # 8
         candidates = set()  # 9

@@ -1,5 +1,6 @@
 """Graph search against Algorithm 1 in plain Python: the same ids, as many scored."""
 
+import dataclasses
 import random
 from typing import NamedTuple
 
@@ -8,16 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hyper.algorithm1 import RULES
+from hyper.test_search import SATURATING, make
 
 from jaxir.cli.config import configured, parse_gin
 from jaxir.errors import InputError
+from jaxir.hyper import graph as module
 from jaxir.hyper.graph import (
     GraphSearchConfig,
     entry_rows,
     graph_search,
     graph_vectors,
 )
+from jaxir.hyper.neighbors import build_neighbors
 from jaxir.hyper.qnet import QNetSpec, QNetWeights, apply_all
+from jaxir.hyper.search import exhaustive_search, stream_search
 from jaxir.hyper.walk import walk
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -152,19 +157,19 @@ def test_a_query_of_a_batch_goes_as_alone():
 
 
 def test_early_stop_is_of_the_released_rule():
+    """Line 6 of the algorithm as printed ends what has nowhere to go on to."""
     later = 0
     for seed in range(30):
         problem = make_problem(seed, 60, 5)
-        for rule in RULES:
-            stops, goes = (
-                search(problem, 3, GraphSearchConfig(3, 5, 12, rule, early))
-                for early in (True, False)
-            )
-            if rule == "paper":
-                np.testing.assert_array_equal(stops.scored, goes.scored)
-            else:
-                assert (stops.scored <= goes.scored).all()
-                later += int((stops.iterations < goes.iterations).sum())
+        config = GraphSearchConfig(3, 5, 12, "released")
+        stops = search(problem, 3, config)
+        goes = search(problem, 3, dataclasses.replace(config, early_stop=False))
+        assert (stops.scored <= goes.scored).all()
+        later += int((stops.iterations < goes.iterations).sum())
+        found = search(problem, 3, dataclasses.replace(config, rule="paper"))
+        for early in (True, False):
+            said = dataclasses.replace(config, rule="paper", early_stop=early)
+            assert_same(problem, 3, said, found)
     assert later
 
 
@@ -185,12 +190,56 @@ def test_default_entry_points_are_those_of_the_released_code():
     assert entry_rows(3, GraphSearchConfig()).tolist() == [0, 1, 2]
 
 
-def test_all_entry_points_make_the_search_exhaustive():
+@pytest.mark.parametrize("rule", list(RULES))
+@pytest.mark.parametrize("k", [10, 60, 70])
+def test_all_entry_points_make_the_search_exhaustive(rule, k):
+    """However little is explored, nothing of what was scored is left out."""
     problem = make_problem(1, 60, 3, batch=6)
-    found = search(problem, 10, GraphSearchConfig(explore=10, iterations=1))
-    order = [np.lexsort((np.arange(60), -row))[:10] for row in problem.scores]
-    np.testing.assert_array_equal(found.ranking.doc_ids, order)
+    found = search(problem, k, GraphSearchConfig(60, 4, 1, rule))
+    order = [np.lexsort((np.arange(60), -row))[:k] for row in problem.scores]
+    np.testing.assert_array_equal(found.ranking.doc_ids[:, :60], order)
+    assert (found.ranking.doc_ids[:, 60:] == -1).all()
     assert found.scored.tolist() == [60] * 6
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+def test_a_walk_finds_most_of_the_best_in_clusters(rule, tmp_path):
+    """A graph of other neighbours, or none, gives 0.6 or less of them."""
+    rng, num_docs = np.random.default_rng(1), 600
+
+    def normal(*shape):
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    vectors = normal(12, 4)[rng.integers(0, 12, num_docs)] + 0.5 * normal(num_docs, 4)
+    spec = QNetSpec(4, (16,), layer_norm=False)
+    weights = QNetWeights((normal(8, 4, 16),), (normal(8, 16),), normal(8, 16))
+    graph = build_neighbors(vectors, 10, tmp_path / "g")
+    every = stream_search(spec, weights, vectors, 10)
+    config = GraphSearchConfig(40, 10, 6, rule)
+    found = graph_search(spec, weights, vectors, graph, 10, config)
+    pairs = zip(every.doc_ids.tolist(), found.ranking.doc_ids.tolist(), strict=True)
+    assert sum(len(set(a) & set(b)) for a, b in pairs) > 0.8 * 80
+    assert found.scored.max() < 0.4 * num_docs
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_scores_are_those_of_the_exhaustive_search(dtype):
+    """Products of the same type, whatever the vectors are stored in."""
+    weights, vectors = make(SATURATING, 50, 3, whole=False)
+    stored, graph = jnp.asarray(vectors, dtype), np.zeros((50, 2), np.int32)
+    every = exhaustive_search(SATURATING, weights, stored, 50)
+    found = graph_search(SATURATING, weights, stored, graph, 50).ranking
+    np.testing.assert_array_equal(found.doc_ids, every.doc_ids)
+    np.testing.assert_allclose(found.scores, every.scores, atol=1e-4)
+
+
+def test_numpy_arrays():
+    problem = make_problem(4, 60, 5)
+    config = GraphSearchConfig(4, 6, 9)
+    weights = jax.tree.map(np.asarray, problem.weights)
+    vectors, graph = np.asarray(problem.vectors), problem.neighbors
+    found = graph_search(problem.spec, weights, vectors, graph, 7, config)
+    assert_same(problem, 7, config, found)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -204,7 +253,7 @@ def test_random_qnets_of_two_blocks(dtype):
     )
     vectors = jnp.asarray(rng.standard_normal((num_docs, 8)), dtype)
     graph = rng.integers(0, num_docs, (num_docs, 6))
-    scores = np.asarray(apply_all(spec, weights, vectors))
+    scores = np.asarray(apply_all(spec, weights, vectors.astype("float32")))
     problem = Problem(spec, weights, vectors, graph, scores)
     config = GraphSearchConfig(20, 10, 8)
     found = search(problem, 30, config)
@@ -232,8 +281,17 @@ def test_vectors_of_one_file_are_not_copied(tmp_path):
     mapped = np.load(tmp_path / "v.npy", mmap_mode="r")
     on_device = graph_vectors(mapped)
     assert on_device.unsafe_buffer_pointer() == mapped.ctypes.data
-    parts = graph_vectors([mapped[:7], mapped[7:50], mapped[50:]])
-    np.testing.assert_array_equal(parts, mapped)
+
+
+def test_vectors_of_several_files_are_copied_once(monkeypatch):
+    shards = [np.full((rows, 4), rows, np.float16) for rows in (7, 43, 110)]
+    joined, join = [], module._joined
+    monkeypatch.setattr(
+        module, "_joined", lambda parts: joined.append(join(parts)) or joined[0]
+    )
+    on_device = graph_vectors(shards)
+    assert on_device.unsafe_buffer_pointer() == joined[0].ctypes.data
+    np.testing.assert_array_equal(on_device, np.concatenate(shards))
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -250,9 +308,35 @@ def test_a_score_that_is_no_number_is_refused(value, together):
     refused(problem._replace(vectors=vectors), "vectors, row 8: NaN or infinity; exp")
     weights = problem.weights._replace(output=problem.weights.output.copy())
     weights.output[2, 1] = value
-    refused(problem._replace(weights=weights), "query 2: NaN or infinity; expected fi")
+    refused(problem._replace(weights=weights), "query 2: NaN or infinity in its q-net")
     weights = problem.weights._replace(output=problem.weights.output * 1e38)
     refused(problem._replace(weights=weights), "scores that are not finite numbers")
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_an_activation_would_hide_is_refused(value, together):
+    """As the exhaustive search does: tanh makes an ordinary number of infinity."""
+    graph = np.full((20, 1), 13, np.int32)  # reached by a neighbour, not at the start
+
+    def refused(weights, vectors, match):
+        with pytest.raises(InputError, match=match):
+            graph_search(
+                SATURATING, weights, vectors, graph, 3,
+                entry=np.array([2]), together=together,
+            )  # fmt: skip
+
+    # no zeros, whose product with infinity is NaN
+    weights, vectors = make(SATURATING, 20, 4, whole=False)
+    for leaf in (weights.kernels[0], weights.biases[0], weights.output):
+        whole = leaf.copy()
+        leaf[3] = value
+        refused(weights, vectors, "query 3: NaN or infinity in its q-net; expected fin")
+        leaf[:] = whole
+    for row in (2, 13):
+        broken = vectors.copy()
+        broken[row, 3] = value
+        refused(weights, broken, f"vectors, row {row}: NaN or infinity; expected finit")
 
 
 def test_what_does_not_fit_is_refused():
