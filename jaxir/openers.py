@@ -59,8 +59,11 @@ class Found(NamedTuple):
     scored: int
 
 
-RankTexts = Callable[[Sequence[str], int], Found]
-"""``rank(texts, k) -> Found`` of one to ``Opener.batch`` texts."""
+RankTexts = Callable[[Sequence[str], int, Sequence[str]], Found]
+"""``rank(texts, k, names) -> Found`` of one to ``Opener.batch`` texts.
+
+An error that is of one query calls it by its name.
+"""
 
 
 class Opening(NamedTuple):
@@ -89,7 +92,7 @@ def _open_bm25(opening: Opening) -> RankTexts:
     search = load_bm25(opening.directory / "bm25").search
     num_docs = int(opening.manifest.counts["docs"])
 
-    def rank(texts: Sequence[str], k: int) -> Found:
+    def rank(texts: Sequence[str], k: int, names: Sequence[str]) -> Found:
         return Found(search(texts, k), len(texts) * num_docs)
 
     return rank
@@ -102,9 +105,13 @@ def _open_dense(opening: Opening) -> RankTexts:
     encoder = TextEncoder(_model_of(opening), side="query")
     vectors = open_vectors(_shards(opening))
 
-    def rank(texts: Sequence[str], k: int) -> Found:
+    def rank(texts: Sequence[str], k: int, names: Sequence[str]) -> Found:
         queries = encoder(texts)
         _check_width(opening, vectors.width, queries.shape[1])
+        finite = np.isfinite(queries).all(axis=1)
+        if not finite.all():
+            name = names[int(np.argmin(finite))]
+            raise InputError(f"query {name}", "NaN or infinity", "finite numbers")
         rows = next(size for size in QUERY_BATCHES if size >= len(texts))
         padded = np.zeros((rows, queries.shape[1]), np.float32)
         padded[: len(texts)] = queries
@@ -116,6 +123,7 @@ def _open_dense(opening: Opening) -> RankTexts:
 
 def _open_hypencoder(opening: Opening) -> RankTexts:
     from jaxir.encode import TextEncoder
+    from jaxir.hyper.stored import QueryError
     from jaxir.mesh import make_mesh
 
     model, shards = _model_of(opening), _shards(opening)
@@ -126,10 +134,13 @@ def _open_hypencoder(opening: Opening) -> RankTexts:
     # One device makes q-nets: a lone query cannot be split between several.
     encoder = TextEncoder(model, side="query", mesh=make_mesh(1))
 
-    def rank(texts: Sequence[str], k: int) -> Found:
+    def rank(texts: Sequence[str], k: int, names: Sequence[str]) -> Found:
         rows = next(size for size in QNET_BATCHES if size >= len(texts))
         weights = encoder.on_devices(texts, rows)
-        ranking, scored = search(weights, k)
+        try:
+            ranking, scored = search(weights, k)
+        except QueryError as error:
+            raise error.named(names[error.query]) from None
         return Found(_first(ranking, len(texts)), int(scored[: len(texts)].sum()))
 
     return rank

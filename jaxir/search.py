@@ -14,7 +14,7 @@ import numpy as np
 from jaxir.errors import InputError
 from jaxir.manifest import DocIdFile, Manifest, read_manifest
 from jaxir.openers import MODES, OPENERS, Opening, RankTexts
-from jaxir.progress import progress_bar
+from jaxir.progress import progress_bar, say
 from jaxir.types import Ranking
 
 if TYPE_CHECKING:
@@ -73,11 +73,15 @@ class Searcher:
         Raises:
           InputError: ``k`` is not positive; vectors or q-nets that are not finite.
         """
+        return self._search(texts, k, [str(i) for i in range(len(texts))])
+
+    def _search(self, texts: Sequence[str], k: int, names: Sequence[str]) -> Ranking:
         if k < 1:
             raise InputError("k", str(k), "at least 1")
         parts = []
         for start in range(0, len(texts), self._batch):
-            found = self._rank(texts[start : start + self._batch], k)
+            batch = slice(start, start + self._batch)
+            found = self._rank(texts[batch], k, names[batch])
             parts.append(found.ranking)
             self.docs_scored += found.scored
         if not parts:
@@ -93,14 +97,15 @@ class Searcher:
 
         Returns:
           ``{query_id: {doc_id: score}}``, best first.  A query without results has an
-          empty entry.
+          empty entry.  It is said if a graph search came by fewer than ``k`` documents
+          for some queries, where there are as many.
         """
         names, texts = list(queries), list(queries.values())
         run: Run = {}
         with progress_bar(total=len(names), label="search", unit="query") as bar:
             for start in range(0, len(names), self._batch):
                 batch = slice(start, start + self._batch)
-                ranking = self.search_texts(texts[batch], k)
+                ranking = self._search(texts[batch], k, names[batch])
                 for i, name in enumerate(names[batch]):
                     rows = ranking.doc_ids[i].tolist()
                     scores = ranking.scores[i].tolist()
@@ -110,7 +115,17 @@ class Searcher:
                         if row >= 0
                     }
                 bar.update(len(names[batch]))
+        self._say_if_cut(run, min(k, self.num_docs))
         return run
+
+    def _say_if_cut(self, run: Run, wanted: int) -> None:
+        few = sum(len(found) < wanted for found in run.values())
+        if self.mode == "graph" and few:
+            say(
+                f"{few:,} of {len(run):,} queries: fewer than {wanted:,} documents "
+                "found along the graph; a larger explore, more iterations or rule "
+                "released finds more"
+            )
 
 
 def open_index(

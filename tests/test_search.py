@@ -13,7 +13,7 @@ from jaxir.data.collection import open_collection
 from jaxir.encode import encode_texts
 from jaxir.errors import InputError
 from jaxir.hyper.graph import GraphSearchConfig, graph_search
-from jaxir.hyper.qnet import apply
+from jaxir.hyper.qnet import apply, apply_all
 from jaxir.index import BuildOptions, add_neighbors, build_index
 from jaxir.manifest import read_manifest
 from jaxir.search import open_index, search
@@ -150,6 +150,49 @@ def test_graph_search_through_the_index(hypencoder, capsys):
     assert "entry points: all 12 documents, as there are no more" in said
 
 
+@pytest.mark.parametrize("vectors", [1, 3])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_both_modes_give_a_document_the_same_score(
+    tiny_collection, tmp_path, vectors, dtype
+):
+    model = tiny_hypencoder(tmp_path / "m", vectors=vectors)
+    options = BuildOptions(neighbors=3, dtype=dtype)
+    build_index(model, tiny_collection, tmp_path / "h", options=options)
+    every = open_index(tmp_path / "h").search_texts(TEXTS, 12)
+    docs, weights = jnp.asarray(vectors_of(tmp_path / "h")), weights_of(model, TEXTS)
+    expected = np.asarray(apply_all(model.config.qnet, weights, docs.astype("float32")))
+    found = np.take_along_axis(expected, every.doc_ids, axis=1)
+    np.testing.assert_allclose(every.scores, found, atol=1e-4)
+    for config in (None, GraphSearchConfig(2, 2, 3, seed=1)):
+        searcher = open_index(tmp_path / "h", mode="graph", graph=config)
+        walked = searcher.search_texts(TEXTS, 12)
+        for row in range(len(TEXTS)):
+            met = walked.doc_ids[row][walked.doc_ids[row] >= 0]
+            scores = walked.scores[row, : len(met)]
+            np.testing.assert_allclose(scores, expected[row, met], atol=1e-4)
+            assert len(met) == 12 if config is None else 2 < len(met) < 12
+
+
+def test_a_graph_search_that_finds_too_few_says_so(hypencoder, queries, capsys):
+    _, index = hypencoder
+    few = GraphSearchConfig(entry_points=1, explore=1, iterations=2)
+    for k, config, said in (
+        (1000, few, "3 of 3 queries: fewer than 12 documents found along the graph; a "
+         "larger explore, more iterations or rule released finds more"),
+        (2, few, ""),
+        (1000, GraphSearchConfig(explore=1), ""),  # begins with every document
+    ):  # fmt: skip
+        searcher = open_index(index, mode="graph", graph=config)
+        capsys.readouterr()
+        run = searcher.search(queries, k=k)
+        assert {len(found) for found in run.values()} == {min(k, 2 if said else 12)}
+        err = capsys.readouterr().err
+        assert said in err
+        assert bool(said) == bool(err)
+    open_index(index).search(queries, k=1000)
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("mode", ["exhaustive", "graph"])
 def test_no_recompilation_over_lengths_of_queries(hypencoder, mode):
     """After each size of a batch, of each of the two lengths."""
@@ -240,6 +283,37 @@ def test_a_hypencoder_that_diverged(hypencoder, tiny_collection, tmp_path):
     for mode in ("exhaustive", "graph"):
         with pytest.raises(InputError, match="query 0: NaN or infinity"):
             open_index(tmp_path / "b", mode=mode).search_texts(["sea"], 2)
+
+
+@pytest.mark.parametrize("kind", ["dense", "exhaustive", "graph"])
+def test_a_query_that_is_not_finite_has_its_name(
+    kind, model, tiny_collection, tmp_path
+):
+    """Wherever it stands among batches: of documents no word is unknown."""
+    if kind != "dense":
+        model = tiny_hypencoder(tmp_path / "m")
+
+    def broken(path, leaf):
+        unknown = model.tokenizer.encode(["zzz"], 16)[0][1]
+        is_words = "word" in jax.tree_util.keystr(path)
+        return leaf.at[unknown].set(np.nan) if is_words else leaf
+
+    params = jax.tree_util.tree_map_with_path(
+        broken, jax.tree.map(jnp.asarray, model.params)
+    )
+    model = model_from_parts(*model[:2], params, model.tokenizer)
+    options = BuildOptions(neighbors=None if kind == "dense" else 3)
+    build_index(model, tiny_collection, tmp_path / "b", options=options)
+    searcher = open_index(
+        tmp_path / "b", mode="graph" if kind == "graph" else "exhaustive"
+    )
+    texts = ["sea"] * 70
+    assert (searcher.search_texts(texts, 2).doc_ids >= 0).all()
+    texts[67] = "zzz"
+    with pytest.raises(InputError, match=r"^query 67: NaN or infinity"):
+        searcher.search_texts(texts, 2)
+    with pytest.raises(InputError, match=r"^query q67: NaN or infinity"):
+        searcher.search({f"q{i}": text for i, text in enumerate(texts)}, k=2)
 
 
 def test_modes(dense, hypencoder, monkeypatch):
