@@ -51,8 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rule", help="which documents are gone on from: paper (default) or released"
     )
     group.add_argument(
-        "--no_early_stop", action="store_true", help="always do all iterations"
-    )
+        "--no_early_stop", action="store_true",
+        help="of rule released: always do all iterations",
+    )  # fmt: skip
     group.add_argument("--graph_seed", type=int, help="of the entry points (43)")
     group.add_argument(
         "--gin_file", action="append", default=[], metavar="FILE",
@@ -110,7 +111,13 @@ def _graph_config(args: argparse.Namespace) -> "GraphSearchConfig | None":
 
         found = configured_from(args.gin_file, args.gin_bindings, GraphSearchConfig)
         values = dataclasses.asdict(found)
-    return GraphSearchConfig(**(values | flags))
+    config = GraphSearchConfig(**(values | flags))
+    if args.no_early_stop and config.rule != "released":
+        raise InputError(
+            "--no_early_stop", f"given with rule {config.rule!r}, which it does not "
+            "change", "--rule released",
+        )  # fmt: skip
+    return config
 
 
 def run(args: argparse.Namespace) -> int:

@@ -94,6 +94,15 @@ def test_hypencoder(hypencoder_dir, tiny_collection, tmp_path, capsys):
         assert told[name]["mode"] == "graph"
         assert told[name]["docs"] == 12
         assert 2 <= told[name]["docs_scored"] < 12
+    for more in (
+        (),
+        ("--rule", "paper"),
+        ("--gin_file", "search/hyper_efficient1.gin"),
+    ):
+        assert call(*graph, *more, "--no-early-stop") == 2
+        said = capsys.readouterr().err.strip()
+        assert "--no_early_stop: given with rule 'paper', which it does not ch" in said
+        assert said.endswith("expected --rule released")
     scored = {name: one["docs_scored"] for name, one in told.items()}
     assert scored["flags"] == scored["gin"] == scored["both"]
     # a graph of its own from the beginning, and of more than there are
