@@ -175,7 +175,8 @@ def model_class() -> type:
             target against it, as monoT5's.
           loss: softmax by default.
           loss_normalizing_factor: None: the loss is the mean over the lists that count.
-            A number: their sum divided by it, which adds up over microbatches.
+            A number: their sum divided by it, which adds up over microbatches; not for
+            ``pair`` and ``pointce`` of ``reduction="rax"``, no means over lists.
           remat: recompute each layer in the backward pass, to save memory.
 
         Raises:
@@ -225,6 +226,16 @@ def model_class() -> type:
                 found = f"RankLoss.labels {self._loss.labels!r}"
                 expected = "'judgments', all that a batch of T5X carries"
                 raise InputError("RankT5Model.loss", found, expected)
+            if (
+                loss_normalizing_factor is not None
+                and self._loss.reduction == "rax"
+                and self._loss.kind in ("pair", "pointce")
+            ):
+                raise InputError(
+                    "RankT5Model.loss_normalizing_factor", f"{loss_normalizing_factor} "
+                    f"for {self._loss.kind!r} of reduction 'rax', a mean over pairs or "
+                    "items", "None, or the reduction 'paper'",
+                )  # fmt: skip
 
         def get_initial_variables(
             self, rng: Any, input_shapes: Any, input_types: Any = None

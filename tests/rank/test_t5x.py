@@ -286,6 +286,19 @@ def test_sums_add_up_over_microbatches(bridge, batch):
     np.testing.assert_allclose(whole, mean * 2 / 10, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["softmax", "poly1", "pair", "pointce"])
+def test_what_is_no_mean_over_lists_has_no_sum_of_them(bridge, kind):
+    options = {"loss_normalizing_factor": 10.0, "target_token": 9}
+    make_model(bridge, loss=RankLoss(kind), **options)
+    make_model(bridge, loss=RankLoss(kind, reduction="rax"), target_token=9)
+    if kind in ("softmax", "poly1"):
+        make_model(bridge, loss=RankLoss(kind, reduction="rax"), **options)
+        return
+    message = f"loss_normalizing_factor: 10.0 for '{kind}' of reduction 'rax', a mean"
+    with pytest.raises(InputError, match=message):
+        make_model(bridge, loss=RankLoss(kind, reduction="rax"), **options)
+
+
 @pytest.mark.slow
 def test_chunks_and_remat_change_nothing(bridge, batch):
     plain = make_model(bridge)
