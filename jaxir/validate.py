@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxir.checkpoints.model_dir import Model
 from jaxir.data.collection import Collection
-from jaxir.data.formats import Run, run_lines
+from jaxir.data.formats import Run, read_run
 from jaxir.encode import TextEncoder, compiled_match, encode_texts
 from jaxir.errors import InputError
 from jaxir.evaluate import evaluate
@@ -48,7 +48,8 @@ class ValidationConfig:
       seed: of the draws.
       candidates: a TREC run of the split, which cross-encoders rerank; bi-encoders do
         not read it.
-      candidate_depth: how many of each query's candidates are reranked.
+      candidate_depth: how many of each query's candidates are reranked; a metric
+        deeper than that finds no more, so that R@100 wants 100.
     """
 
     split: str | None = "dev"
@@ -57,7 +58,7 @@ class ValidationConfig:
     max_docs: int = 2000
     seed: int = 0
     candidates: str | None = None
-    candidate_depth: int = 50
+    candidate_depth: int = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,20 +231,15 @@ def _candidates(
         found = str(config.candidate_depth)
         raise InputError("ValidationConfig.candidate_depth", found, "at least 1")
     path = str(config.candidates)
-    results: dict[str, dict[str, float]] = {}
-    for _, query_id, doc_id, score in run_lines(path):
-        if query_id in sample.queries:
-            results.setdefault(query_id, {})[doc_id] = score
-    if not results:
+    results = read_run(path)
+    if not results.keys() & sample.queries.keys():
         raise InputError(
             path, f"no candidates for queries of the split {config.split!r}",
             "a run of this split", "search with its queries (jaxir search)",
         )  # fmt: skip
     names = {}
     for query_id in sample.queries:  # a query without candidates counts as 0
-        scored = results.get(query_id, {})
-        ranked = sorted(scored, key=lambda doc_id, of=scored: -of[doc_id])
-        names[query_id] = ranked[: config.candidate_depth]
+        names[query_id] = list(results.get(query_id, {}))[: config.candidate_depth]
     ids = [doc_id for ranked in names.values() for doc_id in ranked]
     rows = collection.docs.rows(ids)
     if (rows < 0).any():

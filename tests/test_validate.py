@@ -107,6 +107,12 @@ def test_metrics_of_the_reranked_run(kind, depth, collection, candidates, tmp_pa
     assert any(validation(other.params) != found for other in others)
 
 
+def test_as_many_are_reranked_as_the_metrics_count():
+    config = ValidationConfig()
+    depths = [int(name.split("@")[1]) for name in config.metrics]
+    assert config.candidate_depth >= max(depths)
+
+
 def test_texts_are_tokenized_once(collection, candidates, tmp_path, monkeypatch):
     model = tiny_reranker("bert", tmp_path / "model")
     config = ValidationConfig(split="test", candidates=str(candidates))
@@ -138,6 +144,10 @@ def test_texts_are_tokenized_once(collection, candidates, tmp_path, monkeypatch)
             "run.trec: document 'gone' is not in the collection",
         ),
         ("q-river-test Q0 river0 1 x a\n", {}, "run.trec:1: score 'x'"),
+        (
+            "q-river-test Q0 river0 1 1.0 a\n" * 2, {},
+            "run.trec:2: document 'river0' again for query 'q-river-test'",
+        ),
         (
             "q-river-test Q0 river0 1 1.0 a\n", {"candidate_depth": 0},
             "ValidationConfig.candidate_depth: 0; expected at least 1",
