@@ -13,7 +13,6 @@ import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -31,7 +30,6 @@ from jaxir.text_backends import (
 from jaxir.types import TokenBatch
 
 __all__ = [
-    "EncodedPairs",
     "Templates",
     "Tokenizer",
     "bucket_lengths",
@@ -41,19 +39,6 @@ __all__ = [
 ]
 
 _CHUNK = 1000  # texts in Rust at a time: enough for its threads, little memory
-
-
-class EncodedPairs(NamedTuple):
-    """Token ids of joint texts.
-
-    Attributes:
-      ids: int32 arrays, one a pair.
-      boundaries: int32 ``[pairs]``, where the second segment begins; the length of the
-        pair for tokenizers that know one segment only (T5, RoBERTa).
-    """
-
-    ids: list[np.ndarray]
-    boundaries: np.ndarray
 
 
 class Tokenizer:
@@ -95,30 +80,28 @@ class Tokenizer:
             found += [np.array(ids, np.int32) for ids in chunk]
         return found
 
-    def encode(
-        self,
-        texts: Sequence[str],
-        max_length: int,
-        *,
-        pairs: Sequence[str] | None = None,
-    ) -> list[np.ndarray]:
+    def encode(self, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
         """Token ids with special tokens, cut to ``max_length``.
 
+        Two texts as one are ``jaxir.pairs``' matter.
+
         Args:
-          texts: the texts, or the first texts of pairs.
+          texts: the texts.
           max_length: most tokens of a result, special tokens included.
-          pairs: the second texts; see :meth:`encode_pairs`.
 
         Returns:
           int32 arrays, one a text.
 
         Raises:
-          ValueError: ``max_length`` leaves no room, or ``pairs`` has another length.
+          ValueError: ``max_length`` leaves no room.
         """
-        if pairs is not None:
-            return self.encode_pairs(texts, pairs, max_length).ids
         prefix, _, suffix, _ = self._backend.single
-        room = self._room(max_length, self._backend.single)
+        room = max_length - len(prefix) - len(suffix)
+        if room < 1:
+            raise ValueError(
+                f"max_length {max_length} leaves no room beside "
+                f"{len(prefix) + len(suffix)} special tokens"
+            )
         encoded = []
         for start in range(0, len(texts), _CHUNK):
             chunk = list(texts[start : start + _CHUNK])
@@ -126,50 +109,6 @@ class Tokenizer:
                 ids = [*prefix, *pieces[:room], *suffix]
                 encoded.append(np.array(ids, np.int32))
         return encoded
-
-    def encode_pairs(
-        self, texts: Sequence[str], pairs: Sequence[str], max_length: int
-    ) -> EncodedPairs:
-        """Token ids of joint texts, the second text cut to what the first leaves.
-
-        A first text that alone exceeds ``max_length`` is cut, and the second is empty.
-        Equal first texts that follow each other are tokenized once.
-
-        Raises:
-          ValueError: ``max_length`` leaves no room, or the lengths differ.
-        """
-        if len(texts) != len(pairs):
-            raise ValueError(f"{len(texts)} texts but {len(pairs)} second texts")
-        prefix, middle, suffix, typed = self._backend.pair
-        room = self._room(max_length, self._backend.pair)
-        encoded, boundaries = [], []
-        for start in range(0, len(texts), _CHUNK):
-            chunk = list(texts[start : start + _CHUNK])
-            distinct = [text for text, _ in itertools.groupby(chunk)]
-            counts = [len(list(group)) for _, group in itertools.groupby(chunk)]
-            firsts = itertools.chain.from_iterable(
-                itertools.repeat(ids, count)
-                for ids, count in zip(
-                    self._backend.pieces(distinct), counts, strict=True
-                )
-            )
-            seconds = self._backend.pieces(list(pairs[start : start + _CHUNK]))
-            for first, second in zip(firsts, seconds, strict=True):
-                head = [*prefix, *first[:room], *middle]
-                rest = max(room - len(first), 0)
-                ids = np.array([*head, *second[:rest], *suffix], np.int32)
-                encoded.append(ids)
-                boundaries.append(len(head) if typed else len(ids))
-        return EncodedPairs(encoded, np.array(boundaries, np.int32))
-
-    def _room(self, max_length: int, frame: Frame) -> int:
-        specials = len(frame.prefix) + len(frame.middle) + len(frame.suffix)
-        if max_length <= specials:
-            raise ValueError(
-                f"max_length {max_length} leaves no room beside {specials} special "
-                "tokens"
-            )
-        return max_length - specials
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Text of token ids, special tokens left out."""

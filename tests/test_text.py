@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxir.errors import InputError
+from jaxir.pairs import pair_format
 from jaxir.text import (
     Templates,
     bucket_lengths,
@@ -88,11 +89,10 @@ def test_as_transformers(minilm_path):
         assert [ids.tolist() for ids in ours.encode(TEXTS, length)] == expected
         firsts = ["what is it"] * 3 + ["why", "", "who"]
         expected = original(firsts, TEXTS, truncation="only_second", max_length=length)
-        pairs = ours.encode_pairs(firsts, TEXTS, length)
-        assert [ids.tolist() for ids in pairs.ids] == expected["input_ids"]
-        batch = pad_batch(
-            pairs.ids, length=length, pad_id=0, type_boundaries=pairs.boundaries
-        )
+        pairs = pair_format(ours, template=None).encode(firsts, TEXTS, length)
+        ids, boundaries, _, _ = zip(*pairs, strict=True)
+        assert [pair.tolist() for pair in ids] == expected["input_ids"]
+        batch = pad_batch(ids, length=length, pad_id=0, type_boundaries=boundaries)
         for row, types in enumerate(expected["token_type_ids"]):
             assert batch.type_ids[row, : len(types)].tolist() == types
             assert not batch.type_ids[row, len(types) :].any()
@@ -119,19 +119,8 @@ def test_settings_decide_about_case(tiny):
         load_tokenizer(tiny / "saved")
 
 
-def test_pairs_cut_the_second_and_repeat_the_first(tiny):
+def test_no_room(tiny):
     tokenizer = load_tokenizer(tiny)
-    ids = tokenizer.encode(["a a", "a a", "a a a a a a"], 7, pairs=["b b b", "", "c"])
-    assert [i.tolist() for i in ids] == [
-        [2, 5, 5, 3, 6, 6, 3], [2, 5, 5, 3, 3], [2, 5, 5, 5, 5, 3, 3],
-    ]  # fmt: skip
-    assert tokenizer.encode_pairs([], [], 9).boundaries.shape == (0,)
-    with pytest.raises(ValueError, match="2 texts but 1 second texts"):
-        tokenizer.encode(["a", "b"], 9, pairs=["c"])
-    with pytest.raises(
-        ValueError, match="max_length 3 leaves no room beside 3 special"
-    ):
-        tokenizer.encode(["a"], 3, pairs=["c"])
     with pytest.raises(
         ValueError, match="max_length 2 leaves no room beside 2 special"
     ):
@@ -143,8 +132,6 @@ def test_many_texts_keep_their_order(tiny):
     texts = ["abc"[i % 3] for i in range(2500)]
     got = [ids[1] - 5 for ids in tokenizer.encode(texts, 4)]
     assert got == [i % 3 for i in range(2500)]
-    pairs = tokenizer.encode_pairs(["a"] * 2500, texts, 6)
-    assert [ids[3] - 5 for ids in pairs.ids] == got
 
 
 def test_pieces_stand_inside_the_frame(tiny):
@@ -205,10 +192,10 @@ def test_t5_from_either_file_and_as_transformers(shared_data, t5):
             "input_ids"
         ]
         for tokenizer in (t5, bare):
-            pairs = tokenizer.encode_pairs(firsts, texts, length)
-            assert [ids.tolist() for ids in pairs.ids] == expected
+            pairs = pair_format(tokenizer, template=None).encode(firsts, texts, length)
+            assert [pair.ids.tolist() for pair in pairs] == expected
             # one segment only
-            assert pairs.boundaries.tolist() == [len(ids) for ids in pairs.ids]
+            assert all(pair.boundary == len(pair.ids) for pair in pairs)
 
 
 @pytest.mark.shared
@@ -243,10 +230,8 @@ def test_saved_tokenizer_opens_in_transformers(tiny, tmp_path):
     ours = load_tokenizer(tiny)
     ours.save(tmp_path / "saved")
     theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "saved"))
-    assert (
-        theirs("a b", "c")["input_ids"]
-        == ours.encode(["a b"], 9, pairs=["c"])[0].tolist()
-    )
+    (pair,) = pair_format(ours, template=None).encode(["a b"], ["c"], 9)
+    assert theirs("a b", "c")["input_ids"] == pair.ids.tolist()
 
 
 def test_places_where_a_tokenizer_stands(tiny, tmp_path):
@@ -271,9 +256,9 @@ def test_the_rest_goes_through_transformers(tmp_path):
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.pad_id == 1
     assert tokenizer.encode(["ab"], 8)[0].tolist() == [0, vocab["a"], vocab["b"], 2]
-    pair = tokenizer.encode_pairs(["a"], ["b"], 8)
-    assert pair.ids[0].tolist() == [0, vocab["a"], 2, 2, vocab["b"], 2]
-    assert pair.boundaries.tolist() == [6]  # one segment only
+    (pair,) = pair_format(tokenizer, template=None).encode(["a"], ["b"], 8)
+    assert pair.ids.tolist() == [0, vocab["a"], 2, 2, vocab["b"], 2]
+    assert pair.boundary == 6  # one segment only
     tokenizer.save(tmp_path / "saved")
     again = load_tokenizer(tmp_path / "saved")
     assert again.pad_id == 1

@@ -18,6 +18,7 @@ from jaxir.checkpoints.rules import flatten
 from jaxir.checkpoints.weights import read_weights, save_weights
 from jaxir.errors import InputError
 from jaxir.nn.bert import BertConfig
+from jaxir.pairs import pair_format
 from jaxir.rank.model import CrossEncoderConfig, init_params, score
 from jaxir.text import load_tokenizer
 from jaxir.types import TokenBatch
@@ -162,11 +163,11 @@ def test_sentence_transformers_cross_encoder_both_ways(tokenizer, tmp_path):
     export_cross_encoder(config, params, tmp_path / "a", tokenizer=tokenizer)
     theirs = library.CrossEncoder(str(tmp_path / "a"))
     wanted = theirs.predict([("a river", "clay bread"), ("engine", "of clay of bread")])
-    encoded = tokenizer.encode_pairs(
+    pairs = pair_format(tokenizer, template=None).encode(
         ["a river", "engine"], ["clay bread", "of clay of bread"], 12
     )
     found = []
-    for ids, boundary in zip(encoded.ids, encoded.boundaries, strict=True):
+    for ids, boundary, _, _ in pairs:
         types = (np.arange(len(ids)) >= boundary).astype(np.int32)
         arrays = (ids, np.ones(len(ids), bool), types)
         batch = TokenBatch(*(jnp.asarray(x)[None] for x in arrays))
