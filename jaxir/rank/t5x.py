@@ -35,6 +35,7 @@ from jaxir.errors import InputError
 from jaxir.nn.chunks import in_chunks
 from jaxir.nn.t5 import T5Config
 from jaxir.rank.losses import RankLoss, lists_that_count, rank_loss
+from jaxir.rank.metrics import list_metric
 from jaxir.rank.model import (
     RankT5Config,
     init_params,
@@ -92,7 +93,7 @@ def ranking_metrics(
 
     Returns:
       Each metric's sum, and the number of those lists.  The names are those of the T5X
-      example in google/rax.
+      example in google/rax; equal scores are ranked as ``rank.metrics`` says.
 
     Example::
 
@@ -101,21 +102,12 @@ def ranking_metrics(
       >>> float(sums["mrr"]), float(count)
       (0.5, 1.0)
     """
-    import rax
-
     counts = lists_that_count(labels, where)
-    # What padding holds may be no number.
-    scores = jnp.where(where, scores, 0.0)
-    named = {
-        "ndcg": (rax.ndcg_metric, None),
-        "ndcg_at_10": (rax.ndcg_metric, 10),
-        "mrr": (rax.mrr_metric, None),
-        "mrr_at_10": (rax.mrr_metric, 10),
-    }
     sums = {}
-    for name, (metric, topn) in named.items():
-        values = metric(scores, labels, where=where, topn=topn, reduce_fn=None)
-        sums[name] = jnp.sum(jnp.where(counts, values, 0.0))
+    for name in ("ndcg", "mrr"):
+        for suffix, topn in (("", None), ("_at_10", 10)):
+            values = list_metric(name, scores, labels, where=where, topn=topn)
+            sums[name + suffix] = jnp.sum(jnp.where(counts, values, 0.0))
     return sums, jnp.sum(counts).astype(jnp.float32)
 
 

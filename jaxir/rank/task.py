@@ -9,6 +9,7 @@ from jaxir.nn.chunks import Encode, in_chunks
 from jaxir.numerics import masked_mean, masked_softmax
 from jaxir.rank.config import CrossEncoderConfig, RankT5Config
 from jaxir.rank.losses import RankLoss, lists_that_count, rank_loss
+from jaxir.rank.metrics import list_metric
 from jaxir.rank.model import init_params, logit
 from jaxir.types import Metrics, Params, RankBatch, Task, TokenBatch, TokenGroups
 
@@ -156,21 +157,15 @@ def _labels(loss: RankLoss, batch: RankBatch) -> Float[Array, "B L"]:
 
 def _measure(scores: Float[Array, "B L"], batch: RankBatch) -> Metrics:
     """How well the lists that count are ranked."""
-    import rax
-
     counts = lists_that_count(batch.labels, batch.where)
-    # Rax ranks equal scores by their place: last to first, the positive comes last.
-    where = jnp.flip(batch.where & counts[:, None], axis=1)
-    clean = jnp.flip(jnp.where(batch.where, scores, 0.0), axis=1)
-    labels = jnp.flip(jnp.maximum(batch.labels, 0.0), axis=1)
-    positive = labels > 0
+    where = batch.where & counts[:, None]
+    positive = batch.labels > 0
+    clean = jnp.where(where, scores, 0.0)
+    ndcg = list_metric("ndcg", scores, batch.labels, where=where, topn=10)
+    mrr = list_metric("mrr", scores, batch.labels, where=where)
     return {
-        "ndcg_10": rax.ndcg_metric(
-            clean, labels, where=where, topn=10, reduce_fn=masked_mean
-        ),
-        "mrr": rax.mrr_metric(
-            clean, positive.astype(jnp.float32), where=where, reduce_fn=masked_mean
-        ),
+        "ndcg_10": masked_mean(ndcg, counts),
+        "mrr": masked_mean(mrr, counts),
         "margin": masked_mean(clean, where & positive)
         - masked_mean(clean, where & ~positive),
         "lists_used": jnp.mean(counts.astype(jnp.float32)),

@@ -270,6 +270,15 @@ def test_loss_is_the_ranking_loss(bridge, batch, kind):
     np.testing.assert_array_equal(model.score_batch(zeros, batch), SCORES)
 
 
+def test_equal_scores_are_no_perfect_ranking(bridge):
+    labels = jnp.zeros((2, 10)).at[:, 0].set(1.0)
+    where = jnp.ones((2, 10), bool)
+    sums, count = t5x.ranking_metrics(jnp.zeros((2, 10)), labels, where)
+    assert count == 2
+    np.testing.assert_allclose([sums["mrr"], sums["mrr_at_10"]], 2 * 0.1, rtol=1e-6)
+    np.testing.assert_allclose(sums["ndcg_at_10"], 2 / np.log2(11), rtol=1e-5)
+
+
 def test_sums_add_up_over_microbatches(bridge, batch):
     model = make_model(bridge, loss_normalizing_factor=10.0)
     whole, metrics = with_scores(model, SCORES).loss_fn(jnp.zeros((3, 4)), batch, None)
