@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_hypencoders import tiny_hypencoder
-from tiny_rerankers import tiny_reranker
+from tiny_rerankers import bert_tokenizer, tiny_reranker
 
 from jaxir.data.collection import open_collection
 from jaxir.encode import encode_texts
@@ -16,7 +16,7 @@ from jaxir.hyper.qnet import apply
 from jaxir.label import label, make_teacher
 from jaxir.rank.score import PairScorer
 from jaxir.reranker import Reranker
-from jaxir.scorers import SCORERS, bi_encoder_scorer, make_scorer
+from jaxir.scorers import SCORERS, bi_encoder_scorer, make_scorer, scores_identity
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -123,3 +123,10 @@ def test_scores_that_are_not_finite(kind, dense, tmp_path):
         scorer(QUERIES, DOCS)
     with pytest.raises(InputError, match="the score nan of "):
         Reranker(model._replace(params=params)).rank(QUERIES[0], DOCS[0])
+
+
+def test_what_scores_depend_on(dense, tmp_path):
+    other = dense._replace(tokenizer=bert_tokenizer(tmp_path / "other"))
+    assert other.fingerprint == dense.fingerprint
+    assert scores_identity(other) != scores_identity(dense)
+    assert scores_identity(dense, other) != scores_identity(other, dense)
