@@ -16,7 +16,6 @@ import dataclasses
 import importlib.util
 import queue
 import random
-import re
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -26,6 +25,7 @@ from timing import alone, compare, versions
 
 NAME = "hyper-graph"
 DEGREE, K = 100, 1000
+PANEL_HEIGHT = 320.0
 
 
 def _documents(num_docs: int, width: int, seed: int = 0) -> tuple:
@@ -241,8 +241,8 @@ def settings(num_docs: int, rule: str) -> dict[str, list]:
     }
 
 
-def sweep(
-    index: str, queries: str, *, output: str, k: int = 100, rule: str = "paper"
+def study(
+    *, index: str, queries: str, output: str, k: int = 100, rule: str = "paper"
 ) -> Iterator[dict]:
     """Yields a case for the exhaustive search and for each setting; draws the figure.
 
@@ -310,10 +310,9 @@ def sweep(
 
 def _figure(lines: dict[str, list[dict]], whole: dict) -> str:
     """Two panels, one above the other, as a file that needs no other."""
-    from jaxir.plots import color_classes, line_plot
-    from jaxir.style import STYLE
+    from jaxir.plots import color_classes, line_plot, svg_file
 
-    height, panels = 320, []
+    panels = []
     for x, unit in (("ours_s", 1e3), ("share_scored", 100.0)):
         curves = {
             name.replace("_", " "): (
@@ -329,15 +328,7 @@ def _figure(lines: dict[str, list[dict]], whole: dict) -> str:
         }[x]
         drawn = line_plot(
             "nDCG@10", curves, color_classes(list(curves), "exhaustive"),
-            x_label=label, height=float(height),
+            x_label=label, height=PANEL_HEIGHT,
         )  # fmt: skip
-        panels.append(re.sub(r"^<svg[^>]*>|</svg>$", "", drawn))
-    total = height * len(panels) + 20 * (len(panels) - 1)
-    body = "".join(
-        f'<g transform="translate(10,{10 + i * (height + 20)})">{panel}</g>'
-        for i, panel in enumerate(panels)
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 920 {total + 20}" '
-        f'font-family="system-ui, sans-serif"><style>{STYLE}</style>{body}</svg>\n'
-    )
+        panels.append(drawn)
+    return svg_file(panels, PANEL_HEIGHT)

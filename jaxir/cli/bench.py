@@ -3,12 +3,14 @@
   jaxir bench startup topk
   jaxir bench encode --json
   jaxir bench hyper-graph --index I --queries C:split --output figure.svg
+  jaxir bench limit --queries C:split --output figure.svg
   jaxir bench --list
 
 A line a case.  ``ratio`` is the peer's time over ours, so above 1 is faster than the
 peer: the median over alternating pairs.  A peer that is not installed is named and
-left out.  With --index the settings of a Hypencoder's graph search are varied instead:
-quality, time and documents scored of each, and the figure of them.
+left out.  Two of them study data of yours and draw a figure: hyper-graph varies the
+settings of a graph search (quality, time and documents scored of each), limit counts
+the queries whose relevant documents free vectors and free q-nets can put first.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import json
 import sys
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 from jaxir.errors import InputError
 from jaxir.files import resource_directory
@@ -29,12 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="list the names and stop")
     parser.add_argument("--quick", action="store_true", help="smaller cases")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    group = parser.add_argument_group("hyper-graph over an index of yours")
-    group.add_argument("--index", help="of a Hypencoder, with neighbors")
+    group = parser.add_argument_group("hyper-graph or limit over data of yours")
+    group.add_argument("--index", help="hyper-graph: of a Hypencoder, with neighbors")
     group.add_argument("--queries", help="COLLECTION:SPLIT, with judgments")
     group.add_argument("--output", help="the figure, an SVG file")
-    group.add_argument("--k", type=int, help="results a query (100)")
-    group.add_argument("--rule", help="paper (default) or released")
+    group.add_argument("--k", type=int, help="hyper-graph: results a query (100)")
+    group.add_argument("--rule", help="hyper-graph: paper (default) or released")
 
 
 def _benchmarks() -> dict[str, str]:
@@ -71,6 +74,8 @@ def _line(case: dict) -> str:
         return (
             f"{head} peak {peak / 2**20:,.0f} MiB, {verdict} bound {bound / 2**20:,.0f}"
         )
+    if "realised" in case:
+        return f"{head} {case['realised']:,} of {case['queries']:,} queries"
     if "nDCG@10" in case:
         return (
             f"{head} nDCG@10 {case['nDCG@10']:.4f}  scored {case['docs_scored']:,.0f} "
@@ -98,27 +103,39 @@ def _rate(case: dict) -> str:
     return rate
 
 
-def _sweep(args: argparse.Namespace) -> Iterator[dict]:
-    if args.names != ["hyper-graph"]:
-        found = " ".join(args.names) or "no name"
-        raise InputError("--index", f"given with {found}", "hyper-graph")
-    for flag in ("queries", "output"):
-        if getattr(args, flag) is None:
-            raise InputError(f"--{flag}", "missing beside --index", "a value")
-    chosen = {name: getattr(args, name) for name in ("k", "rule")}
-    chosen = {name: value for name, value in chosen.items() if value is not None}
-    sweep = _load("hyper_graph").sweep
-    return sweep(args.index, args.queries, output=args.output, **chosen)
+_STUDIES = {
+    "hyper-graph": ("index", "queries", "output"),
+    "limit": ("queries", "output"),
+}
+"""What each study over data of one's own cannot do without."""
+
+_DATA = ("index", "queries", "output", "k", "rule")
+
+
+def _study(name: str, given: dict[str, Any]) -> Iterator[dict]:
+    """The cases of a benchmark that has a function ``study`` for one's own data."""
+    for flag in _STUDIES[name]:
+        if flag not in given:
+            raise InputError(
+                f"--{flag}", f"missing for {name} over your data", "a value"
+            )
+    for flag in given:
+        if name == "limit" and flag not in _STUDIES[name]:
+            raise InputError(f"--{flag}", "given for limit", "hyper-graph")
+    return _load(_benchmarks()[name]).study(**given)
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.index is not None:
-        for case in _sweep(args):
+    data = {flag: getattr(args, flag) for flag in _DATA}
+    data = {flag: value for flag, value in data.items() if value is not None}
+    if data:
+        if args.names not in [[name] for name in _STUDIES]:
+            found = " ".join(args.names) or "no name"
+            expected = " or ".join(_STUDIES)
+            raise InputError(f"--{next(iter(data))}", f"given with {found}", expected)
+        for case in _study(args.names[0], data):
             print(json.dumps(case) if args.json else _line(case), flush=True)
         return 0
-    for flag in ("queries", "output", "k", "rule"):
-        if getattr(args, flag) is not None:
-            raise InputError(f"--{flag}", "given without --index", "--index")
     if args.list or not args.names:
         print("\n".join(_benchmarks()))
         return 0
