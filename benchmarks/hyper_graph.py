@@ -310,7 +310,8 @@ def study(
 
 def _figure(lines: dict[str, list[dict]], whole: dict) -> str:
     """Two panels, one above the other, as a file that needs no other."""
-    from jaxir.plots import color_classes, line_plot, svg_file
+    from jaxir.plots import color_classes, line_plot
+    from jaxir.style import svg_file
 
     panels = []
     for x, unit in (("ours_s", 1e3), ("share_scored", 100.0)):

@@ -151,7 +151,8 @@ def study(*, queries: str, output: str) -> Iterator[dict]:
       output: the SVG file.
     """
     from jaxir.files import atomic_file
-    from jaxir.plots import color_classes, line_plot, svg_file
+    from jaxir.plots import color_classes, line_plot
+    from jaxir.style import svg_file
 
     curves: dict[str, tuple[list, list]] = {name: ([], []) for name in SYSTEMS}
     for case in cases(_judged(queries), DIMENSIONS):

@@ -9,14 +9,13 @@ through the whole page; names stand beside the marks, so colour never speaks alo
 import html
 import itertools
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from jaxir.evaluate import Evaluation
 from jaxir.significance import wins_ties_losses
-from jaxir.style import STYLE, signed
+from jaxir.style import signed
 
 __all__ = [
     "color_classes",
@@ -25,7 +24,6 @@ __all__ = [
     "dumbbell",
     "line_plot",
     "nice_ticks",
-    "svg_file",
 ]
 
 NUM_COLORS = 6
@@ -379,23 +377,3 @@ def dumbbell(before: Number, after: Number, color: str) -> str:
         f'<circle cx="{_n(at(after))}" cy="9" r="5" class="dot {color}"/>',
     ]
     return _svg(width, height, f"from {before:.3f} to {after:.3f}", parts)
-
-
-def svg_file(plots: Sequence[str], height: float) -> str:
-    """Plots one above the other as an SVG file that needs no page.
-
-    Args:
-      plots: of :func:`line_plot`.
-      height: of each of them.
-    """
-    gap, body = 20, ""
-    for i, plot in enumerate(plots):
-        inner = re.sub(r"^<svg[^>]*>|</svg>$", "", plot)
-        body += (
-            f'<g transform="translate(10,{_n(10 + i * (height + gap))})">{inner}</g>'
-        )
-    total = len(plots) * (height + gap)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 920 {_n(total)}" '
-        f'font-family="system-ui, sans-serif"><style>{STYLE}</style>{body}</svg>\n'
-    )

@@ -119,5 +119,4 @@ def check_run(work_dir: Path, model: Model, loss: Any) -> None:
     if has_checkpoint(work_dir):
         check_record(path, record, list(record), what="a run with")
     else:
-        work_dir.mkdir(parents=True, exist_ok=True)
         write_record(path, record)

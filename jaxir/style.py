@@ -4,9 +4,11 @@ Hues are Okabe and Ito's ("Color universal design", 2008), told apart under the 
 colour blindnesses; darker or lighter where contrast on the page's ground asks for it.
 """
 
+import re
+from collections.abc import Sequence
 from html import escape
 
-__all__ = ["STYLE", "section", "signed", "swatch"]
+__all__ = ["STYLE", "section", "signed", "svg_file", "swatch"]
 
 STYLE = """\
 :root {
@@ -163,3 +165,21 @@ def signed(value: int | float, digits: int = 3) -> str:
       ('+0.250', '−0.5')
     """
     return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def svg_file(plots: Sequence[str], height: float) -> str:
+    """Plots one above the other as an SVG file that needs no page.
+
+    Args:
+      plots: ``<svg>`` elements of ``jaxir.plots``.
+      height: of each of them.
+    """
+    gap, body = 20, ""
+    for i, plot in enumerate(plots):
+        inner = re.sub(r"^<svg[^>]*>|</svg>$", "", plot)
+        body += f'<g transform="translate(10,{10 + i * (height + gap):g})">{inner}</g>'
+    total = len(plots) * (height + gap)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 920 {total:g}" '
+        f'font-family="system-ui, sans-serif"><style>{STYLE}</style>{body}</svg>\n'
+    )

@@ -30,7 +30,8 @@ LAYERS = [
     {
         "bm25", "encode", "evaluate", "fit", "fuse", "hypencoder", "index", "label",
         "measures", "mine", "openers", "plots", "pretrain", "report", "rerank",
-        "reranker", "scorers", "search", "significance", "style", "tables", "validate",
+        "reranker", "run_directory", "scorers", "search", "significance", "style",
+        "tables", "validate",
     },
     {"export"},
     {"serve"},
