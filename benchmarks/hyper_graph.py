@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
+from matmul import fraction_of_peak
 from timing import alone, compare, versions
 
 NAME = "hyper-graph"
@@ -167,6 +168,11 @@ def _choose_threads(work: Callable[[], object]) -> int:
     return best
 
 
+def _rated(case: dict, operations: float) -> dict:
+    """The case with the rate of its products in float32, the type of the vectors."""
+    return case | fraction_of_peak(operations, case["ours_s"], "float32")
+
+
 CASES = {384: ((2, 1), (2, 32), (6, 1)), 64: ((2, 1), (2, 32))}
 """By width of the vectors: depth of the q-net, and queries of a batch."""
 
@@ -176,7 +182,7 @@ def run(*, quick: bool = False) -> Iterator[dict]:
     import jax
 
     from jaxir.hyper.graph import GraphSearchConfig, graph_search, graph_vectors
-    from jaxir.hyper.qnet import QNetSpec, QNetWeights
+    from jaxir.hyper.qnet import QNetSpec, QNetWeights, flops
 
     num_docs = 20_000 if quick else 200_000
     config = GraphSearchConfig(rule="released")
@@ -194,15 +200,16 @@ def run(*, quick: bool = False) -> Iterator[dict]:
                 return graph_search(spec, weights, docs, graph, K, config)
 
             found = ours()
+            scored = float(np.sum(found.scored))
             case = {
                 "name": NAME,
                 "case": f"{num_docs}x{width}, depth {depth}, batch {batch}",
                 "peer": "torch walk",
-                "docs_scored": float(np.mean(found.scored)),
+                "docs_scored": scored / batch,
                 "versions": versions("torch"),
             }
             if peer is None:
-                yield case | alone(ours)
+                yield _rated(case | alone(ours), scored * flops(spec))
                 continue
             qnets = [_torch_qnet(numbers, i, peer.device) for i in range(batch)]
 
@@ -215,7 +222,8 @@ def run(*, quick: bool = False) -> Iterator[dict]:
                 for row, rows in zip(found.ranking.doc_ids, theirs(), strict=True)
             ]
             pairs = 3 if quick or batch > 1 else 7
-            yield case | {"same_ids": min(equal)} | compare(ours, theirs, pairs=pairs)
+            case |= {"same_ids": min(equal)} | compare(ours, theirs, pairs=pairs)
+            yield _rated(case, scored * flops(spec))
 
 
 # --- the settings of a search over one's own index ----------------------------------
