@@ -275,6 +275,7 @@ def encode_corpus(
     )
     identity = {
         "model": model.fingerprint,
+        "tokenizer": model.tokenizer.fingerprint,
         "collection": docs.fingerprint,
         "max_length": encoder.max_length,
         "dtype": dtype,

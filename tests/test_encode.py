@@ -15,6 +15,7 @@ from jaxir.encode import TextEncoder, compiled_match, encode_corpus, encode_text
 from jaxir.errors import InputError
 from jaxir.hyper.qnet import QNetWeights
 from jaxir.mesh import make_mesh
+from jaxir.text import load_tokenizer
 
 
 @pytest.fixture
@@ -155,6 +156,17 @@ def test_another_model_starts_over(make_tiny_model, collection, tmp_path):
     assert not np.allclose(first, second)
     expected = encode_corpus(make_tiny_model(1), collection, tmp_path / "f").open()[0]
     np.testing.assert_array_equal(second, expected)
+
+
+def test_another_tokenizer_starts_over(model, collection, tmp_path):
+    first = encode_corpus(model, collection, tmp_path / "e").open()[0].copy()
+    folder = tmp_path / "turned"
+    folder.mkdir()
+    words = (tmp_path / "tiny-tokenizer" / "vocab.txt").read_text().split()
+    (folder / "vocab.txt").write_text("\n".join(words[:5] + words[:4:-1]) + "\n")
+    other = model._replace(tokenizer=load_tokenizer(folder))
+    second = encode_corpus(other, collection, tmp_path / "e").open()[0]
+    assert not np.array_equal(first, second)
 
 
 def test_a_damaged_note_starts_over(model, collection, tmp_path):
