@@ -240,6 +240,8 @@ def run(args: argparse.Namespace) -> int:
         config = load_model(str(trained)).config
         same = ("towers", "pooling", "similarity", *LENGTHS)  # as its bi-encoder
         towers = [f"{field.upper()} = {getattr(config, field)!r}" for field in same]
+        # Both retrievers choose their step on the same split.
+        towers += [text for text in args.gin_bindings if text.startswith("DEV_SPLIT")]
         train_stage(
             "a Hypencoder", "demo_hypencoder", str(trained), hypencoder, *towers
         )

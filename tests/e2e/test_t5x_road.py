@@ -95,7 +95,9 @@ def test_from_t5x_by_ten_steps_to_t5x(head, tiny_collection, tmp_path):
         f"--gin.MODEL_PATH={'t5x:' + str(tmp_path / 't5x')!r}",
         f"--gin.TOKENIZER={str(tmp_path / 'words')!r}",
         "--gin.TRAIN_STEPS=10", "--gin.WARMUP=0", "--gin.BATCH_SIZE=8",
-        "--gin.LIST_SIZE=3", "--gin.MAX_LENGTH=24", "--model_dir", tmp_path / "model",
+        "--gin.LIST_SIZE=3", "--gin.MAX_LENGTH=24",
+        "--gin.POOLING=None",  # a T5X checkpoint does not tell: a T5's own
+        "--model_dir", tmp_path / "model",
     )  # fmt: skip
     trained = load_model(tmp_path / "model")
     moved = flatten_dict(trained.params, sep="/")
