@@ -35,7 +35,7 @@ def _pairs(num_docs: int) -> np.ndarray:
 
 
 def _judged(queries: str) -> np.ndarray:
-    """The same of a collection's judgments, over all its documents."""
+    """The same of a collection's judgments, where all a query's documents are there."""
     from jaxir.data.collection import open_collection, split_spec
     from jaxir.errors import InputError
 

@@ -49,6 +49,7 @@ __all__ = [
     "ListSource",
     "PartitionConfig",
     "fit",
+    "given",
     "initialized",
     "place",
     "pretrained",
@@ -86,6 +87,17 @@ def with_changes(config: Any, changes: Mapping[str, Any]) -> Any:
             raise InputError(head, "given as a whole and in part", "either")
         values[head] = with_changes(getattr(config, head), inner)
     return dataclasses.replace(config, **values)
+
+
+def given(changes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The changes that are some: None leaves a field as the model has it.
+
+    Example::
+
+      >>> given({"pooling": None, "doc_length": 64})
+      {'doc_length': 64}
+    """
+    return {n: value for n, value in (changes or {}).items() if value is not None}
 
 
 def pretrained(path: str, changes: Mapping[str, Any] | None = None) -> Model:

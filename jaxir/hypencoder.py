@@ -14,7 +14,7 @@ from jaxir.dense import model as dense_model
 from jaxir.dense.model import DenseConfig
 from jaxir.errors import InputError
 from jaxir.families import family
-from jaxir.fit import with_changes
+from jaxir.fit import given, with_changes
 from jaxir.hyper.model import HypencoderConfig, params_from_towers
 from jaxir.hyper.qnet import QNetSpec
 from jaxir.types import Params
@@ -90,7 +90,7 @@ def load_hypencoder(
       ('hypencoder', (8, 8), ['head', 'shared'])
     """
     model = _load(spec, tokenizer)
-    changes = _given(changes)
+    changes = _of_fields(changes)
     asked = {
         "depth": depth, "hidden": hidden, "num_vectors": num_vectors,
         "warm_start": warm_start, "attention_scale": attention_scale,
@@ -150,7 +150,7 @@ def load_bi_encoder(
       InputError: no such model, no bi-encoder or BERT, or a change that does not fit.
     """
     model = _load(spec, tokenizer)
-    config, params = _towers(model, projection_size, _given(changes), seed)
+    config, params = _towers(model, projection_size, _of_fields(changes), seed)
     return model_from_parts("dense", config, params, model.tokenizer, path=model.path)
 
 
@@ -160,15 +160,15 @@ def _load(spec: str | os.PathLike, tokenizer: str | None) -> Model:
     return load_model(spec, tokenizer=tokenizer)
 
 
-def _given(changes: Mapping[str, Any] | None) -> dict[str, Any]:
+def _of_fields(changes: Mapping[str, Any] | None) -> dict[str, Any]:
     """The changes that are some; a projection, which is made, has its own argument."""
-    given = {n: value for n, value in (changes or {}).items() if value is not None}
-    if "projection_size" in given:
+    some = given(changes)
+    if "projection_size" in some:
         raise InputError(
-            "changes", f"projection_size {given['projection_size']}",
+            "changes", f"projection_size {some['projection_size']}",
             "the argument projection_size, for a fresh projection",
         )  # fmt: skip
-    return given
+    return some
 
 
 def _itself(model: Model, asked: dict[str, Any], changes: dict[str, Any]) -> Model:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxir.checkpoints.model_dir import Model, load_model, model_from_parts
 from jaxir.errors import InputError
 from jaxir.families import family
-from jaxir.fit import with_changes
+from jaxir.fit import given, with_changes
 from jaxir.progress import say
 from jaxir.rank.model import (
     CrossEncoderConfig,
@@ -77,7 +77,7 @@ def load_reranker(
     """
     model = _load(spec, tokenizer)
     tokens = token_changes(model, head, target_token, contrast_token)
-    return _as_reranker(model, tokens | _given(changes), seed)
+    return _as_reranker(model, tokens | given(changes), seed)
 
 
 def load_scoring_model(
@@ -100,7 +100,7 @@ def load_scoring_model(
     """
     model = _load(spec, tokenizer)
     tokens = token_changes(model, head, target_token, contrast_token)
-    wanted = tokens | _given(changes)
+    wanted = tokens | given(changes)
     if model.kind == "t5":
         if "decoder" not in model.params:
             raise InputError(
@@ -133,10 +133,6 @@ def load_scoring_model(
             "changes that make nothing fresh", "train it on lists first (jaxir train)",
         )  # fmt: skip
     return scorer
-
-
-def _given(changes: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {n: value for n, value in (changes or {}).items() if value is not None}
 
 
 def _read_as(model: Model) -> str:
