@@ -18,6 +18,7 @@ from jaxir.hyper import task as hyper_task
 from jaxir.lm import masked, t5
 from jaxir.nn import t5 as t5_model
 from jaxir.objective import RetrievalLoss
+from jaxir.pq import model as jpq_model
 from jaxir.rank import model as rank_model
 from jaxir.rank import task as rank_task
 from jaxir.text import Templates
@@ -100,6 +101,14 @@ def _as_segments(config: Any, pipeline: PipelineConfig) -> PipelineConfig:
     return dataclasses.replace(pipeline, encode="joint", doc_length=config.max_length)
 
 
+def _from_an_index(config: Any, losses: Any = None) -> Any:
+    """The task of a model that learns with the codes of an index beside it."""
+    raise InputError(
+        "task", "a JPQ model without the codes of its documents", "those of an index",
+        "train it with jaxir train --gin_file experiments/jpq_small.gin",
+    )  # fmt: skip
+
+
 def _by_contrast(losses: RetrievalLoss | None) -> bool:
     """Whether a retriever contrasts positives, besides what a teacher tells it."""
     return losses is None or losses.contrastive > 0
@@ -137,6 +146,18 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
             encode_query=hyper_model.encode_query,
             encode_doc=hyper_model.encode_doc,
             match=hyper_model.match,
+        ),
+        "jpq": Family(
+            kind="jpq",
+            config_class=jpq_model.JpqConfig,
+            init=jpq_model.init_params,
+            make_task=_from_an_index,
+            losses_class=RetrievalLoss,
+            adapt_params=jpq_model.adapt_params,
+            texts=_apart,
+            encode_query=jpq_model.encode_query,
+            encode_doc=jpq_model.encode_doc,
+            match=jpq_model.match,
         ),
         "rank_t5": Family(
             kind="rank_t5",

@@ -25,6 +25,7 @@ from jaxir.hyper.task import HyperLoss
 from jaxir.lm.masked import MaskedLMConfig
 from jaxir.nn.bert import BertConfig
 from jaxir.nn.t5 import T5Config
+from jaxir.pq.model import JpqConfig
 from jaxir.rank.model import CrossEncoderConfig, RankT5Config
 from jaxir.rank.task import RankLoss
 from jaxir.types import TokenBatch
@@ -34,6 +35,7 @@ TINY_T5 = T5Config(20, 8, 2, 4, 16, 1, 1)
 CONFIGS = {
     "dense": DenseConfig(TINY),
     "hypencoder": HypencoderConfig(TINY, QNetSpec(8, (12, 8))),
+    "jpq": JpqConfig(TINY, subvectors=2),
     "rank_t5": RankT5Config(TINY_T5, target_id=7),
     "rank_bert": CrossEncoderConfig(TINY),
     "t5": TINY_T5,
