@@ -73,12 +73,12 @@ class RankBatch(NamedTuple):
 
     Bi-encoders read ``query`` and ``doc`` as separate texts.  Cross-encoders read
     query and document as one text: then ``query`` is None and ``doc`` holds the joint
-    text of each pair.
+    text of each pair.  Where documents are known by their rows alone ``doc`` is None.
 
     Attributes:
       query: ``[B, T]`` tokens of the queries, or None (see above).
       doc: ``[B, L, T]`` tokens of the documents, or of the pairs; or the pairs in
-        groups of like length.
+        groups of like length; or None (see above).
       labels: float32 ``[B, L]`` graded relevance, 0 for not relevant.  The first item
         of a list is a positive.
       where: bool ``[B, L]``, false at padding.
@@ -92,7 +92,7 @@ class RankBatch(NamedTuple):
     """
 
     query: TokenBatch | None
-    doc: TokenBatch | TokenGroups
+    doc: TokenBatch | TokenGroups | None
     labels: Array
     where: Array
     teacher_scores: Array | None = None
@@ -123,7 +123,11 @@ class Task(NamedTuple):
       init: ``init(rng, batch) -> params``.
       loss: ``loss(params, batch, rng) -> (scalar, metrics)``; pure, differentiable in
         ``params``; ``rng`` drives dropout and sampling.
+      constants: arrays that never change and are too large to be part of a compiled
+        program, such as the codes of a corpus; not saved with the state.  Unless None
+        they are the loss's fourth argument: ``loss(params, batch, rng, constants)``.
     """
 
     init: Callable[[Any, Any], Params]
-    loss: Callable[[Params, Any, Any], tuple[Any, Metrics]]
+    loss: Callable[..., tuple[Any, Metrics]]
+    constants: Any = None

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from jaxir.checkpoints.state import StateStore
 from jaxir.errors import InputError
-from jaxir.mesh import any_process, make_mesh, put_batch
+from jaxir.mesh import any_process, make_mesh, put_batch, replicated
 from jaxir.progress import say
 from jaxir.train.config import TrainConfig, check_settings, resolve_durations
 from jaxir.train.interrupt import TrainingInterrupted, collect_signals
@@ -211,6 +211,9 @@ def train(
         shardings=jax.tree.map(lambda leaf: leaf.sharding, plan.like),
     )  # fmt: skip
 
+    # once, for all steps
+    constants = jax.device_put(task.constants, replicated(mesh))
+
     with contextlib.ExitStack() as stack:
         # 4. the last whole checkpoint, or the state before the first step;
         store = StateStore(work_dir / "checkpoints", keep=config.keep)
@@ -298,7 +301,7 @@ def train(
         while step < times.total_steps and not stopped_early() and not stopping():
             batch = _next(batches, step)
             started = time.perf_counter()
-            state, metrics = train_step(state, put_batch(batch, mesh))
+            state, metrics = train_step(state, put_batch(batch, mesh), constants)
             step += 1
             on_device.append(metrics)
             rate.add(_rows(batch) * jax.process_count())

@@ -235,8 +235,11 @@ def make_train_step(
     mesh: Mesh | None = None,
     shardings: TrainState | None = None,
     rng_impl: str = "threefry2x32",
-) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """A jitted ``step(state, batch) -> (state, metrics)`` that donates the state.
+
+    A task with constants makes a ``step(state, batch, constants)``: they are given on
+    the devices with every call, and neither donated nor part of the program.
 
     Metrics are the task's, ``loss`` and ``grad_norm`` (before clipping), float32
     scalars that stay on the device.
@@ -269,14 +272,19 @@ def make_train_step(
     if accumulate < 1:
         raise InputError("accumulate", str(accumulate), "1 or more")
 
-    def loss_fn(params: Any, batch: Any, rng: Any) -> tuple[Any, Metrics]:
-        loss, metrics = task.loss(params, batch, rng)
+    def loss_fn(
+        params: Any, batch: Any, rng: Any, constants: Any
+    ) -> tuple[Any, Metrics]:
+        more = () if constants is None else (constants,)
+        loss, metrics = task.loss(params, batch, rng, *more)
         values = {**metrics, "loss": loss}
         return loss, jax.tree.map(lambda value: jnp.float32(value), values)
 
     gradient = jax.grad(loss_fn, has_aux=True)
 
-    def in_parts(params: Any, batch: Any, rng: Any) -> tuple[Any, Metrics]:
+    def in_parts(
+        params: Any, batch: Any, rng: Any, constants: Any
+    ) -> tuple[Any, Metrics]:
         def one(total: Any, part: tuple) -> tuple[Any, Metrics]:
             index, rows = part
             if mesh is not None:
@@ -287,7 +295,8 @@ def make_train_step(
                     ),
                     rows,
                 )
-            grads, metrics = gradient(params, rows, jax.random.fold_in(rng, index))
+            key = jax.random.fold_in(rng, index)
+            grads, metrics = gradient(params, rows, key, constants)
             return jax.tree.map(lambda t, g: t + g, total, grads), metrics
 
         zero = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
@@ -296,11 +305,13 @@ def make_train_step(
         mean = jax.tree.map(lambda t: t / accumulate, total)
         return mean, jax.tree.map(jnp.mean, metrics)
 
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState, batch: Any, constants: Any = None
+    ) -> tuple[TrainState, Metrics]:
         key = jax.random.wrap_key_data(state.rng, impl=rng_impl)
         rng = jax.random.fold_in(key, state.step)
         compute = gradient if accumulate == 1 else in_parts
-        grads, metrics = compute(state.params, batch, rng)
+        grads, metrics = compute(state.params, batch, rng, constants)
         metrics["grad_norm"] = optax.tree.norm(optax.tree.cast(grads, jnp.float32))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
