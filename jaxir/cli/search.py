@@ -3,9 +3,12 @@
   jaxir search --index I --queries C:split --output run.trec [--k 1000]
   jaxir search --index I --queries C:split --output run.trec --mode graph \\
       --gin_file search/hyper_efficient1.gin
+  jaxir search --index I --queries C:split --output run.trec --backend faiss
 
 A Hypencoder's index is searched exhaustively, or along the graph of neighbors that
 jaxir index --neighbors put into it; it is then said how many documents were scored.
+The codes of an index of kind pq are searched by JAX, or by Faiss, which is faster in
+codes of 4 bits on a CPU.
 """
 
 import argparse
@@ -38,6 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode", default="exhaustive",
         help="of a Hypencoder's index: exhaustive (default) or graph",
+    )  # fmt: skip
+    parser.add_argument(
+        "--backend", default="jax",
+        help="what searches codes (kind pq): jax (default) or faiss",
     )  # fmt: skip
     group = parser.add_argument_group("graph search (Algorithm 1 of the paper)")
     group.add_argument(
@@ -134,13 +141,14 @@ def run(args: argparse.Namespace) -> int:
     if not queries:
         raise InputError(args.queries, "no queries", "at least one")
     kind = read_manifest(args.index).kind
-    if kind == "dense":  # a q-net's products are large enough to share the cores
+    if kind in ("dense", "pq"):  # a q-net's products are large: they share the cores
         from jaxir.mesh import use_cpu_cores
 
         use_cpu_cores()
     searcher = open_index(
-        args.index, model=args.model, mode=args.mode, graph=_graph_config(args)
-    )
+        args.index, model=args.model, mode=args.mode, graph=_graph_config(args),
+        backend=args.backend,
+    )  # fmt: skip
     start = time.perf_counter()
     found = searcher.search(queries, k=args.k)
     seconds = time.perf_counter() - start

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from jaxir.cli import demo
+from jaxir.cli import road
 from jaxir.cli.main import main
 from jaxir.data.formats import write_run
 from jaxir.errors import InputError
@@ -82,8 +82,8 @@ def test_demo_runs_and_keeps_what_it_made(
         raise InputError(files[0], "trained again")
 
     monkeypatch.setattr("jaxir.cli.train.train_from_gin", training)
-    text = demo.experiment_text
-    monkeypatch.setattr(demo, "experiment_text", lambda file: text(file) + "# new")
+    text = road.experiment_text
+    monkeypatch.setattr(road, "experiment_text", lambda file: text(file) + "# new")
     assert main(words) == 2
     error = capsys.readouterr().err
     assert error.count("kept from before") == 3  # BM25's
@@ -91,13 +91,13 @@ def test_demo_runs_and_keeps_what_it_made(
 
 
 def test_text_of_an_experiment(tmp_path, monkeypatch):
-    packaged = demo.experiment_text("experiments/demo.gin")
+    packaged = road.experiment_text("experiments/demo.gin")
     for line in ("SAVE_EVERY = 20", "include 'runs/train.gin'", "RUN = @fit.fit"):
         assert line in packaged
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.gin").write_text("include 'part.gin'\nA = 1\n")
     (tmp_path / "part.gin").write_text("B = 2")
-    assert demo.experiment_text("mine.gin").endswith("A = 1\n\nB = 2")
+    assert road.experiment_text("mine.gin").endswith("A = 1\n\nB = 2")
 
 
 def test_demo_leaves_a_folder_of_others_alone(tmp_path, capsys):
