@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxir.hyper.qnet import QNetSpec, QNetWeights
 
 __all__ = [
+    "BACKENDS",
     "GRAPH",
     "MODES",
     "OPENERS",
@@ -39,6 +40,9 @@ GRAPH = "graph"
 
 MODES = ("exhaustive", "graph")
 """Ways through an index: every document, or those a walk along a graph comes by."""
+
+BACKENDS = ("jax", "faiss")
+"""What can search the codes of an index of kind ``pq``."""
 
 QUERY_BATCHES = (1, 8, 64)
 """Queries searched together: each number is compiled once for each ``k``."""
@@ -75,6 +79,7 @@ class Opening(NamedTuple):
       model: encodes the queries; None for the index's own.
       mode: a name in :data:`MODES`.
       graph: settings of the graph search; None for its defaults.
+      backend: a name in :data:`BACKENDS`, what searches codes.
     """
 
     directory: Path
@@ -82,6 +87,7 @@ class Opening(NamedTuple):
     model: "Model | str | None" = None
     mode: str = "exhaustive"
     graph: "GraphSearchConfig | None" = None
+    backend: str = "jax"
 
 
 def _open_bm25(opening: Opening) -> RankTexts:
@@ -117,6 +123,31 @@ def _open_dense(opening: Opening) -> RankTexts:
         padded[: len(texts)] = queries
         ranking = _first(vectors.search(padded, k), len(texts))
         return Found(ranking, len(texts) * vectors.num_docs)
+
+    return rank
+
+
+def _open_pq(opening: Opening) -> RankTexts:
+    from jaxir.encode import TextEncoder
+    from jaxir.pq.model import searching_codec
+    from jaxir.pq.search import open_codes
+
+    model, path = _model_of(opening), opening.directory / "codes.npy"
+    codes = np.load(path, mmap_mode="r")
+    num_docs = int(opening.manifest.counts["docs"])
+    if codes.dtype != np.uint8 or codes.ndim != 2 or codes.shape[1] != num_docs:
+        raise InputError(
+            path, f"{codes.dtype} {list(codes.shape)}", f"uint8 codes of {num_docs} "
+            "documents", "build the index again",
+        )  # fmt: skip
+    codec = searching_codec(model.params)
+    opened = open_codes(codec, codes, model.config.bits, backend=opening.backend)
+    # The query tower as a dense model's: vectors serve tables, products and Faiss.
+    encoder = TextEncoder(model._replace(kind="dense"), side="query")
+
+    def rank(texts: Sequence[str], k: int, names: Sequence[str]) -> Found:
+        ranking = opened.search(encoder(texts), k, names=names)
+        return Found(ranking, len(texts) * num_docs)
 
     return rank
 
@@ -286,6 +317,7 @@ OPENERS: Mapping[str, Opener] = MappingProxyType(
         "bm25": Opener(_open_bm25),
         "dense": Opener(_open_dense),
         "hypencoder": Opener(_open_hypencoder, QNET_BATCHES[-1]),
+        "pq": Opener(_open_pq),
     }
 )
 """What opens an index of each kind."""

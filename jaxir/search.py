@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxir.errors import InputError
 from jaxir.manifest import DocIdFile, Manifest, read_manifest
-from jaxir.openers import MODES, OPENERS, Opening, RankTexts
+from jaxir.openers import BACKENDS, MODES, OPENERS, Opening, RankTexts
 from jaxir.progress import progress_bar, say
 from jaxir.types import Ranking
 
@@ -134,6 +134,7 @@ def open_index(
     model: "Model | str | None" = None,
     mode: str = "exhaustive",
     graph: "GraphSearchConfig | None" = None,
+    backend: str = "jax",
 ) -> Searcher:
     """Opens an index.
 
@@ -143,11 +144,13 @@ def open_index(
       mode: ``"exhaustive"`` scores every document; ``"graph"`` walks along the graph
         of neighbours of a Hypencoder's index and scores what it comes by.
       graph: settings of the graph search, a ``jaxir.hyper.graph.GraphSearchConfig``.
+      backend: what searches the codes of an index of kind ``pq``: ``"jax"``, or
+        ``"faiss"``, which is faster in codes of 4 bits on a CPU.
 
     Raises:
-      InputError: no index, a damaged one, or one that another model encoded; a mode
-        that its kind does not have; a graph search without a graph, or with that of
-        other vectors.
+      InputError: no index, a damaged one, or one that another model encoded; a mode or
+        a backend that its kind does not have; a graph search without a graph, or with
+        that of other vectors.
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
@@ -169,8 +172,15 @@ def open_index(
         raise InputError(
             "graph", f"settings of the graph search in mode {mode!r}", "mode 'graph'"
         )
+    if backend not in BACKENDS:
+        raise InputError("backend", repr(backend), " or ".join(BACKENDS))
+    if backend != "jax" and manifest.kind != "pq":
+        raise InputError(
+            directory, f"an index of kind {manifest.kind!r} with backend {backend!r}",
+            "one of kind 'pq'", "search it without a backend",
+        )  # fmt: skip
     opener = OPENERS[manifest.kind]
-    rank = opener.open(Opening(directory, manifest, model, mode, graph))
+    rank = opener.open(Opening(directory, manifest, model, mode, graph, backend))
     return Searcher(directory, manifest, rank, batch=opener.batch, mode=mode)
 
 

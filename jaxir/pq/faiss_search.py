@@ -1,0 +1,134 @@
+"""Codes searched by Faiss: ``IndexPQ`` for 8 bits, ``IndexPQFastScan`` for 4.
+
+Nothing is encoded again: Faiss is given the centroids and the codes as they are, and
+rotated query vectors.
+
+``IndexPQFastScan`` keeps tables in the processor's registers (Andre et al. 2015, "Cache
+Locality Is Not Enough"), for which it rounds their entries to 8 bits.  Its scores are
+approximate and a document near the ``k``-th place may be missed.  Those that it finds
+are scored again exactly; with ``rescore=4`` it finds ``4 k``, and the ``k`` best stay.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from jaxir.pq.codec import Codec, pack
+from jaxir.types import Ranking
+
+__all__ = ["faiss_index", "faiss_search"]
+
+_BLOCK_ROWS = 65_536
+
+
+def faiss_index(codec: Codec, codes: UInt8[np.ndarray, "P N"]) -> Any:
+    """A ``faiss.IndexPQ`` by inner product over rotated vectors, with these codes.
+
+    Args:
+      codec: the centroids are its, the rotation is left to the caller.
+      codes: ``[M, N]``, or packed ``[M/2, N]`` of 4 bits.
+    """
+    import faiss
+
+    spec, (num_rows, num_docs) = codec.spec, codes.shape
+    index = faiss.IndexPQ(
+        spec.width, spec.subvectors, spec.bits, faiss.METRIC_INNER_PRODUCT
+    )
+    centroids = np.ascontiguousarray(codec.centroids, np.float32).ravel()
+    faiss.copy_array_to_vector(centroids, index.pq.centroids)
+    index.is_trained = True
+    index.codes.resize(num_docs * spec.doc_bytes)
+    if num_docs:
+        # Written where Faiss keeps them, block by block: no second copy.
+        place = faiss.rev_swig_ptr(index.codes.data(), num_docs * spec.doc_bytes)
+        place = place.reshape(num_docs, spec.doc_bytes)
+        for start in range(0, num_docs, _BLOCK_ROWS):
+            block = np.asarray(codes[:, start : start + _BLOCK_ROWS])
+            if num_rows != spec.doc_bytes:
+                block = pack(block)
+            place[start : start + _BLOCK_ROWS] = block.T
+    index.ntotal = num_docs
+    return index
+
+
+def faiss_search(
+    codec: Codec, codes: UInt8[np.ndarray, "P N"], *, rescore: int = 1
+) -> Callable[[np.ndarray, int, Sequence[str]], Ranking]:
+    """A search of query vectors, not rotated, by Faiss.
+
+    Args:
+      codec: it is searched with.
+      codes: ``[M, N]``, or packed ``[M/2, N]``; plain or memory-mapped.
+      rescore: of codes of 4 bits: how many times ``k`` candidates are scored exactly;
+        0 for Faiss's own scores.
+
+    Returns:
+      ``search(vectors [B, E], k, names=())``: rows and float32 scores ``[B, k]``, equal
+      scores by the lower row; which of the documents that tie with the ``k``-th are
+      found is Faiss's choice.
+    """
+    import faiss
+
+    codec = jax.device_get(codec)
+    four, num_docs = codec.spec.bits == 4, codes.shape[1]
+    index = faiss_index(codec, codes)
+    if four:
+        index = faiss.IndexPQFastScan(index)
+
+    def search(vectors: np.ndarray, k: int, names: Sequence[str] = ()) -> Ranking:
+        rotated = np.ascontiguousarray(vectors @ np.asarray(codec.rotation).T)
+        wanted = min(k * max(rescore, 1) if four else k, num_docs)
+        if not wanted:
+            nothing = np.zeros((len(vectors), 0), np.float32)
+            return _best(nothing, nothing, k)
+        scores, rows = index.search(rotated, wanted)
+        if four and rescore:
+            _fill(rows)
+            scores = _exact(codec, codes, rotated, rows)
+        return _best(scores, rows, k)
+
+    return search
+
+
+def _fill(rows: np.ndarray) -> None:
+    """Puts documents where fewer were found than there are.
+
+    Fast scan leaves out those whose rounded score is the least that there can be (all
+    of them for a query of zeros): as they are equal to it, the lower rows are taken.
+    """
+    for query in np.flatnonzero((rows < 0).any(axis=1)):
+        missing = rows[query] < 0
+        others = np.setdiff1d(np.arange(rows.shape[1]), rows[query])
+        rows[query, missing] = others[: missing.sum()]
+
+
+def _exact(
+    codec: Codec, codes: np.ndarray, rotated: np.ndarray, rows: np.ndarray
+) -> Float[np.ndarray, "B K"]:
+    """Scores of a few documents for each query by the codec's own tables."""
+    num_parts, _, width = codec.centroids.shape
+    packed, query = len(codes) != num_parts, np.arange(len(rows))[:, None]
+    scores = np.zeros(rows.shape, np.float32)
+    for part in range(num_parts):
+        code = codes[part // 2][rows] if packed else codes[part][rows]
+        if packed:
+            code = code >> 4 if part % 2 else code & 15
+        table = rotated[:, part * width : (part + 1) * width] @ codec.centroids[part].T
+        scores += table[query, code]
+    return scores
+
+
+def _best(scores: np.ndarray, rows: np.ndarray, k: int) -> Ranking:
+    """The ``k`` best, ties by the lower row, missing ones with id -1 and -inf."""
+    found = np.full((len(scores), k), -1, np.int32)
+    best = np.full((len(scores), k), -np.inf, np.float32)
+    scores = np.where(rows < 0, -np.inf, scores)
+    order = np.lexsort((rows, -scores), axis=-1)[:, :k]
+    kept = order.shape[1]
+    best[:, :kept] = np.take_along_axis(scores, order, axis=1)
+    found[:, :kept] = np.take_along_axis(rows, order, axis=1)
+    found[best == -np.inf] = -1
+    return Ranking(found, best)
