@@ -5,7 +5,7 @@ import pytest
 from tiny_hypencoders import tiny_hypencoder
 
 from jaxir import encode
-from jaxir import index as index_module
+from jaxir import index_job
 from jaxir.bm25 import Bm25Config
 from jaxir.checkpoints.model_dir import load_model
 from jaxir.data.collection import open_collection
@@ -112,7 +112,7 @@ def test_an_interrupted_graph(tiny_collection, tmp_path, monkeypatch, adding, br
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    place = neighbors if broken == "_join" else index_module
+    place = neighbors if broken == "_join" else index_job
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(place, broken, interrupted)
         build()

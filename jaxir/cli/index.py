@@ -5,14 +5,42 @@
 
 The second form adds a graph of neighbours to a Hypencoder's index that stands, so that
 jaxir search --mode graph can walk along it; beside --model it is built at once.
+
+A bi-encoder's index of a few bytes a document (kind pq): OPQ's or PQ's codes, which
+jaxir train then learns with, and the index of the model that was trained so, which has
+the same codes.
+
+  jaxir index --kind pq --model DIR --collection C --index I --subvectors 24
+  jaxir index --kind pq --model DIR --collection C --index I --vectors DENSE_INDEX
+  jaxir index --model TRAINED --codes I --index J
+  jaxir index --model TRAINED --collection C --index J
+
+Documents come and go, without the others being encoded again (kind pq):
+
+  jaxir index --index I --add COLLECTION
+  jaxir index --index I --delete ids.txt
 """
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxir.manifest import Manifest
 
 __all__ = ["add_arguments", "run"]
 
 _BM25 = ("k1", "b", "stemmer", "stop_words")
 _OPTIONS = ("batch_tokens", "max_length", "dtype", "neighbors", "graph_backend")
+_PQ = (
+    "subvectors", "bits", "rotation", "train_size", "seed", "vectors", "codes"
+)  # fmt: skip
+
+_CHANGES = {
+    "neighbors": ("graph_backend", "only neighbors are added"),
+    "add": ("batch_tokens", "documents are added"),
+    "delete": ("", "documents are deleted"),
+}
+"""What changes an index that stands: the flag beside it, and what is then done."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +67,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--graph_backend", help="what finds the neighbors: jax (default) or faiss"
     )
+    parser.add_argument(
+        "--subvectors", type=int, metavar="M",
+        help="kind pq: parts of a vector, each a byte or half of one (24)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--bits", type=int, help="kind pq: of a part's code, 8 (default) or 4"
+    )
+    parser.add_argument(
+        "--rotation",
+        help="kind pq: of vectors before they are cut: opq (default), none",
+    )
+    parser.add_argument(
+        "--train_size", type=int, metavar="N",
+        help="kind pq: documents that rotation and centroids are trained on (65536)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, help="kind pq: of that training (0)")
+    parser.add_argument(
+        "--vectors", metavar="INDEX",
+        help="kind pq: take the vectors of the same model's dense index",
+    )  # fmt: skip
+    parser.add_argument(
+        "--codes", metavar="INDEX",
+        help="kind pq: take the codes that the model was trained with",
+    )  # fmt: skip
+    parser.add_argument(
+        "--add", metavar="COLLECTION", help="kind pq: add its documents to the index"
+    )
+    parser.add_argument(
+        "--delete", metavar="FILE", help="kind pq: delete documents, an id a line"
+    )
     parser.add_argument("--k1", type=float, help="of BM25 (0.9)")
     parser.add_argument("--b", type=float, help="of BM25 (0.4)")
     parser.add_argument(
@@ -53,64 +111,83 @@ def _given(args: argparse.Namespace, names: tuple[str, ...]) -> dict:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _check(args: argparse.Namespace, adding: bool) -> None:
+def _change(args: argparse.Namespace) -> str | None:
+    """What is done to an index that stands; None where one is built."""
+    for name in ("add", "delete"):
+        if getattr(args, name) is not None:
+            return name
+    adding = args.neighbors is not None
+    bare = args.model is args.collection is args.codes is None
+    return "neighbors" if adding and bare else None
+
+
+def _check(args: argparse.Namespace, change: str | None) -> None:
     """What would be ignored is refused, and what is missing named."""
     from jaxir.errors import InputError
 
-    if adding:
-        names = ("kind", "batch_tokens", "max_length", "dtype", *_BM25)
-        other = [*_given(args, names), *["without_model"] * args.without_model]
+    if change is not None:
+        beside, done = _CHANGES[change]
+        names = (
+            "model",
+            "collection",
+            "kind",
+            *_OPTIONS,
+            *_PQ,
+            "add",
+            "delete",
+            *_BM25,
+        )
+        others = tuple(name for name in names if name not in (change, beside))
+        other = [*_given(args, others), *["without_model"] * args.without_model]
         if other:
+            alone = ", ".join(
+                ["--index", f"--{change}", *[f"--{beside}"] * bool(beside)]
+            )
             raise InputError(
-                f"--{other[0]}", "given where only neighbors are added",
-                "--index, --neighbors and --graph_backend",
+                f"--{other[0]}", f"given where {done}", alone,
                 "give --model and --collection to build the index again",
             )  # fmt: skip
         return
     for name in ("model", "collection"):
-        if getattr(args, name) is None:
+        if getattr(args, name) is None and (name == "model" or args.codes is None):
             raise InputError(
                 f"--{name}", "not given", "what to index",
-                "an index that stands needs only --neighbors",
+                "an index that stands needs only --neighbors, --add or --delete",
             )  # fmt: skip
     if args.graph_backend is not None and args.neighbors is None:
         raise InputError("--graph_backend", "given without --neighbors", "--neighbors")
     if args.model != "bm25" and (bm25 := _given(args, _BM25)):
         name = next(iter(bm25))
         raise InputError(f"--{name}", f"given for {args.model!r}", "--model bm25")
+    made = "codes" if args.codes is not None else "vectors"
+    encoding = _given(args, ("batch_tokens", "max_length", "dtype"))
+    if getattr(args, made) is not None and encoding:
+        name = next(iter(encoding))
+        raise InputError(
+            f"--{name}", f"given with --{made}, where nothing is encoded",
+            "to be left out",
+        )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
     import json
     import time
 
-    from jaxir.bm25 import Bm25Config
-    from jaxir.index import BuildOptions, add_neighbors, build_index
     from jaxir.progress import say
 
-    adding = args.neighbors is not None and args.model is args.collection is None
-    _check(args, adding)
-    if args.model != "bm25":
-        from jaxir.mesh import use_cpu_cores
-
-        use_cpu_cores()
+    change = _change(args)
+    _check(args, change)
     start = time.perf_counter()
-    if adding:
-        manifest = add_neighbors(
-            args.index, args.neighbors, backend=args.graph_backend or "jax"
-        )
-    else:
-        options = BuildOptions(
-            **_given(args, _OPTIONS),
-            self_contained=not args.without_model,
-            bm25=Bm25Config(**_given(args, _BM25)),
-        )
-        manifest = build_index(
-            args.model, args.collection, args.index, kind=args.kind, options=options
-        )
+    manifest = _built(args) if change is None else _changed(args, change)
     seconds = time.perf_counter() - start
     size = sum(entry["bytes"] for entry in manifest.files.values())
-    docs, neighbors = manifest.counts["docs"], manifest.details.get("neighbors")
+    docs, details = manifest.counts["docs"], manifest.details
+    neighbors = details.get("neighbors")
+    figures = {
+        name: details[name]
+        for name in ("doc_bytes", "compression", "relative_error")
+        if name in details
+    }
     if args.json:
         result = {
             "index": args.index,
@@ -121,11 +198,52 @@ def run(args: argparse.Namespace) -> int:
             "seconds": round(seconds, 3),
             "model_fingerprint": manifest.model_fingerprint,
         }
-        print(json.dumps(result))
-    else:
-        graph = f" with {neighbors} neighbors each" if neighbors else ""
-        say(
-            f"{args.index}: {manifest.kind} index of {docs} documents{graph}, "
-            f"{size / 1e6:.1f} MB, {seconds:.1f} s"
-        )
+        print(json.dumps(result | figures))
+        return 0
+    graph = f" with {neighbors} neighbors each" if neighbors else ""
+    if figures:
+        each, smaller = figures["doc_bytes"], figures["compression"]
+        graph = f" of {each} bytes each, {smaller:.4g} times smaller than vectors"
+    say(
+        f"{args.index}: {manifest.kind} index of {docs} documents{graph}, "
+        f"{size / 1e6:.1f} MB, {seconds:.1f} s"
+    )
     return 0
+
+
+def _built(args: argparse.Namespace) -> "Manifest":
+    from jaxir.bm25 import Bm25Config
+    from jaxir.index import BuildOptions, build_index
+    from jaxir.index_job import PqOptions
+
+    if args.model != "bm25":
+        from jaxir.mesh import use_cpu_cores
+
+        use_cpu_cores()
+    options = BuildOptions(
+        **_given(args, _OPTIONS),
+        self_contained=not args.without_model,
+        bm25=Bm25Config(**_given(args, _BM25)),
+        pq=PqOptions(**_given(args, _PQ)),
+    )
+    return build_index(
+        args.model, args.collection, args.index, kind=args.kind, options=options
+    )
+
+
+def _changed(args: argparse.Namespace, change: str) -> "Manifest":
+    if change == "delete":
+        from jaxir.pq_change import delete_documents, read_ids
+
+        return delete_documents(args.index, read_ids(args.delete))
+    from jaxir.mesh import use_cpu_cores
+
+    use_cpu_cores()
+    if change == "add":
+        from jaxir.pq_change import add_documents
+
+        return add_documents(args.index, args.add, batch_tokens=args.batch_tokens)
+    from jaxir.index import add_neighbors
+
+    backend = args.graph_backend or "jax"
+    return add_neighbors(args.index, args.neighbors, backend=backend)
