@@ -19,6 +19,7 @@ from jaxir.lm import masked, t5
 from jaxir.nn import t5 as t5_model
 from jaxir.objective import RetrievalLoss
 from jaxir.pq import model as jpq_model
+from jaxir.pq import task as jpq_task
 from jaxir.rank import model as rank_model
 from jaxir.rank import task as rank_task
 from jaxir.text import Templates
@@ -101,12 +102,9 @@ def _as_segments(config: Any, pipeline: PipelineConfig) -> PipelineConfig:
     return dataclasses.replace(pipeline, encode="joint", doc_length=config.max_length)
 
 
-def _from_an_index(config: Any, losses: Any = None) -> Any:
-    """The task of a model that learns with the codes of an index beside it."""
-    raise InputError(
-        "task", "a JPQ model without the codes of its documents", "those of an index",
-        "train it with jaxir train --gin_file experiments/jpq_small.gin",
-    )  # fmt: skip
+def _asked(config: Any, pipeline: PipelineConfig) -> PipelineConfig:
+    """Queries alone: documents are known by their rows."""
+    return dataclasses.replace(_apart(config, pipeline), encode="query")
 
 
 def _by_contrast(losses: RetrievalLoss | None) -> bool:
@@ -151,10 +149,10 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
             kind="jpq",
             config_class=jpq_model.JpqConfig,
             init=jpq_model.init_params,
-            make_task=_from_an_index,
-            losses_class=RetrievalLoss,
+            make_task=jpq_task.make_task,
+            losses_class=jpq_task.JpqLoss,
             adapt_params=jpq_model.adapt_params,
-            texts=_apart,
+            texts=_asked,
             encode_query=jpq_model.encode_query,
             encode_doc=jpq_model.encode_doc,
             match=jpq_model.match,

@@ -52,6 +52,7 @@ __all__ = [
     "given",
     "initialized",
     "place",
+    "prepared_lists",
     "pretrained",
     "with_changes",
 ]
@@ -233,11 +234,24 @@ class Fit(NamedTuple):
     cut_queries: int = 0
 
 
-def _prepared(
+def prepared_lists(
     source: ListSource, collection: Collection, split: str, list_size: int, seed: int,
     work_dir: Path,
 ) -> str:  # fmt: skip
-    """A path :func:`make_batches` reads; sampled lists are prepared in ``work_dir``."""
+    """A path :func:`make_batches` reads; sampled lists are prepared in ``work_dir``.
+
+    Args:
+      source: where the lists come from.
+      collection: that they are about.
+      split: whose judgments they are sampled from.
+      list_size: documents of a list.
+      seed: of the draws.
+      work_dir: of the run.
+
+    Raises:
+      InputError: lists and candidates, candidates of another split, or a run that has
+        begun with other lists.
+    """
     if source.path is not None:
         if source.candidates is not None:
             raise InputError(
@@ -344,7 +358,7 @@ def fit(
         evaluate = make_validation(model, collection, validation)
     with whole_or_absent(work_dir):
         check_run(work_dir, model, loss)
-        path = _prepared(
+        path = prepared_lists(
             lists, collection, split, pipeline.list_size, pipeline.seed, work_dir
         )
         batches = make_batches(

@@ -92,13 +92,16 @@ def check_record(
         )  # fmt: skip
 
 
-def check_run(work_dir: Path, model: Model, loss: Any) -> None:
+def check_run(
+    work_dir: Path, model: Model, loss: Any, also: Mapping[str, str] | None = None
+) -> None:
     """Notes what a run begins with; if it has saved a step, checks that this agrees.
 
     Args:
       work_dir: of the run.
       model: to start from.
       loss: the family's losses, None for its default.
+      also: what else may not change, by name.
 
     Raises:
       InputError: another model, configuration or loss than the run began with.
@@ -112,6 +115,7 @@ def check_run(work_dir: Path, model: Model, loss: Any) -> None:
         "configuration": config,
         "loss": repr(loss),
         "start": params_fingerprint(model.params),
+        **(also or {}),
     }
     # As it is read back: tuples are lists in JSON.
     record = json.loads(json.dumps(record))

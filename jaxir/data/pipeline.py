@@ -22,20 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from jaxir.data.batch_texts import (
-    SeparateTexts,
-    few_lengths,
-    known_positives,
-    store_texts,
-)
+from jaxir.data.batch_texts import known_positives
 from jaxir.data.collection import Collection
 from jaxir.data.epochs import choose_items, plan_epoch
 from jaxir.data.lists import TrainingList, read_lists
+from jaxir.data.open_texts import open_queries, open_texts
 from jaxir.data.pair_texts import JointTexts
+from jaxir.data.query_texts import QueryTexts
 from jaxir.data.table import ListTable, build_table, find_positives, with_positives
 from jaxir.data.tfds_lists import is_prepared, open_lists
 from jaxir.errors import InputError
-from jaxir.pairs import pair_format
 from jaxir.text import Templates, Tokenizer
 from jaxir.types import RankBatch
 
@@ -43,7 +39,7 @@ __all__ = ["Batches", "PipelineConfig", "make_batches"]
 
 STATE_VERSION = 1
 _ENDLESS = 2**62  # batches; Grain wants a length
-_ENCODINGS = ("separate", "joint", "template")
+_ENCODINGS = ("separate", "joint", "template", "query")
 _SAMPLES = 256  # batches whose lengths are looked at before groups are planned
 
 
@@ -60,8 +56,10 @@ class PipelineConfig:
       doc_length: most tokens of a document, or of a joint text.
       seed: of the order and the choices.
       encode: ``"separate"`` texts for bi-encoders; ``"joint"``, both as two segments
-        of one text, for BERT cross-encoders; or ``"template"``, both as one text by
-        ``templates.pair``, for T5 cross-encoders (see :mod:`jaxir.pairs`).
+        of one text, for BERT cross-encoders; ``"template"``, both as one text by
+        ``templates.pair``, for T5 cross-encoders (see :mod:`jaxir.pairs`); or
+        ``"query"``, queries alone with the rows of their documents, for models whose
+        documents are encoded already (see :mod:`jaxir.data.query_texts`).
       templates: what stands around the texts.
       eos: whether the text of a template ends with the tokenizer's closing token.
       pair_groups: into how many groups of like length, each padded to its own, the
@@ -145,9 +143,9 @@ class Batches(Iterator[RankBatch]):
         self._table = table
         share = config.batch_size // process_count
         self._own = slice(process_index * share, (process_index + 1) * share)
-        if config.encode == "separate" and config.pair_groups > 1:
+        if config.encode in ("separate", "query") and config.pair_groups > 1:
             raise InputError(
-                "pair_groups", f"{config.pair_groups} for separate texts", "1",
+                "pair_groups", f"{config.pair_groups} for {config.encode} texts", "1",
                 "groups are for joint texts: set encode",
             )  # fmt: skip
         pairs = config.batch_size * config.list_size
@@ -159,11 +157,16 @@ class Batches(Iterator[RankBatch]):
                 "choose another number of groups",
             )  # fmt: skip
         self._positives = find_positives(table, collection, split)
-        named = np.concatenate([table.doc_rows, self._positives.doc_rows])
-        self._texts = _open_texts(
-            collection, split, tokenizer, config,
-            query_rows=np.unique(table.query_rows), doc_rows=np.unique(named),
-        )  # fmt: skip
+        asked = np.unique(table.query_rows)
+        if config.encode == "query":
+            queries = open_queries(collection, split, tokenizer, config, rows=asked)
+            self._texts: Any = QueryTexts(queries, self._positives, config.list_size)
+        else:
+            named = np.concatenate([table.doc_rows, self._positives.doc_rows])
+            self._texts = open_texts(
+                collection, split, tokenizer, config,
+                query_rows=asked, doc_rows=np.unique(named),
+            )  # fmt: skip
         self._lengths = self._texts.list_lengths(table)
         self.cut_docs = self.cut_queries = 0
         parts = [table.fingerprint, collection.docs.fingerprint, tokenizer.fingerprint]
@@ -247,17 +250,15 @@ class Batches(Iterator[RankBatch]):
             window=config.window if config.pair_groups == 1 else 1,
         )  # fmt: skip
 
+    def _items(self, lists: np.ndarray, epoch: int) -> np.ndarray:
+        size, seed = self.config.list_size, self.config.seed
+        return choose_items(self._table, lists, size, seed=seed, epoch=epoch)
+
     def _rows(
         self, lists: np.ndarray, epoch: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """``[batch, list]`` items of the table, rows of documents, and their places."""
-        items = choose_items(
-            self._table,
-            lists,
-            self.config.list_size,
-            seed=self.config.seed,
-            epoch=epoch,
-        )
+        items = self._items(lists, epoch)
         rows = np.where(items >= 0, self._table.doc_rows[items], -1)
         return items, rows, self._texts.docs.places(rows)
 
@@ -279,6 +280,9 @@ class Batches(Iterator[RankBatch]):
         epoch, number = divmod(int(position), self.steps_per_epoch)
         with self._lock:
             lists = self._plan(epoch)[number]
+        if isinstance(self._texts, QueryTexts):
+            items = self._items(lists, epoch)
+            return self._texts.batch(self._table, lists, items, self._own), 0, 0
         # [batch, list] of the global batch: cheap, and shapes must agree everywhere
         items, rows, places = self._rows(lists, epoch)
         where = items >= 0
@@ -306,48 +310,6 @@ class Batches(Iterator[RankBatch]):
             known_positive=known if query is not None else None,
         )  # fmt: skip
         return batch, *self._texts.cuts(query_rows, places, where)
-
-
-def _open_texts(
-    collection: Collection,
-    split: str | None,
-    tokenizer: Tokenizer,
-    config: PipelineConfig,
-    *,
-    query_rows: np.ndarray,
-    doc_rows: np.ndarray,
-) -> SeparateTexts | JointTexts:
-    """Tokenizes, or finds already tokenized, the texts that training will read."""
-    templates, doc_length = config.templates, config.doc_length
-    doc_buckets = few_lengths(doc_length, config.doc_buckets)
-    query_template, doc_template = templates.query, templates.doc
-    query_length = config.query_length
-    form = None
-    if config.encode != "separate":
-        pair = templates.pair if config.encode == "template" else None
-        form = pair_format(tokenizer, template=pair, eos=config.eos)
-        if pair is not None:
-            query_template, doc_template = form.query_template, form.doc_template
-        # a token more than fits, so that what is cut is known
-        around = len(tokenizer.frame.prefix) + len(tokenizer.frame.suffix)
-        query_length = doc_length = doc_length + around + 1
-    texts = list(collection.queries(split).values())
-    queries = store_texts(
-        query_rows, texts.__getitem__, tokenizer, template=query_template,
-        length=query_length, content="\0".join(texts), label="queries",
-    )  # fmt: skip
-    docs = store_texts(
-        doc_rows, collection.docs.text, tokenizer, template=doc_template,
-        length=doc_length, content=collection.docs.fingerprint, label="documents",
-    )  # fmt: skip
-    if form is not None:
-        return JointTexts(
-            queries, docs, form, buckets=doc_buckets, groups=config.pair_groups
-        )
-    return SeparateTexts(
-        queries, docs, pad_id=tokenizer.pad_id, doc_buckets=doc_buckets,
-        query_buckets=few_lengths(query_length, config.query_buckets),
-    )  # fmt: skip
 
 
 def make_batches(

@@ -72,6 +72,11 @@ class Positives(NamedTuple):
     bounds: np.ndarray
     doc_rows: np.ndarray
 
+    def of(self, query_row: int) -> np.ndarray:
+        """Rows of the documents that answer a query, rising."""
+        group = self.groups[query_row]
+        return self.doc_rows[self.bounds[group] : self.bounds[group + 1]]
+
 
 def with_positives(
     table: ListTable, where: object, *, need_positive: bool = True
