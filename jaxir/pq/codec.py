@@ -45,6 +45,8 @@ BITS = (4, 8)
 
 _HIGHEST = "highest"
 
+Codes = UInt8[Array, "_ N"] | UInt8[np.ndarray, "_ N"]
+
 
 @dataclasses.dataclass(frozen=True)
 class CodecSpec:
@@ -191,7 +193,7 @@ def quantize(codec: Codec, vectors: Float[Array, "N E"]) -> UInt8[Array, "N M"]:
     parts = _parts(codec, rotate(codec, vectors))
     # |x - c|^2 = |x|^2 - 2 (<x, c> - |c|^2 / 2), of which the first is common to all
     inner = jnp.einsum("NMW,MCW->NMC", parts, codec.centroids, precision=_HIGHEST)
-    near = inner - 0.5 * jnp.sum(codec.centroids**2, axis=-1)
+    near = inner - 0.5 * jnp.sum(codec.centroids**2, axis=-1)[None]
     return jnp.argmax(near, axis=-1).astype(jnp.uint8)
 
 
@@ -225,8 +227,8 @@ def pack(codes: UInt8[np.ndarray, "M N"]) -> UInt8[np.ndarray, "M/2 N"]:
     return codes[0::2] | (codes[1::2] << 4)
 
 
-def unpack(packed: UInt8[Array, "P N"]) -> UInt8[Array, "2*P N"]:
-    """The codes that :func:`pack` put together; numpy or JAX arrays.
+def unpack(packed: Codes) -> Codes:
+    """The codes ``[M, N]`` that :func:`pack` put together; numpy or JAX arrays.
 
     Example::
 
@@ -235,7 +237,7 @@ def unpack(packed: UInt8[Array, "P N"]) -> UInt8[Array, "2*P N"]:
     """
     module = jnp if isinstance(packed, jax.Array) else np
     halves = module.stack([packed & 15, packed >> 4], axis=1)
-    return halves.reshape(-1, packed.shape[1])
+    return halves.reshape(2 * len(packed), packed.shape[1])
 
 
 def check_codes(
