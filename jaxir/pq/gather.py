@@ -44,7 +44,7 @@ def chosen_codes(
     rows = jnp.maximum(docs, 0).reshape(-1)
     found = jnp.take(codes, rows, axis=1)  # [P, B * K]
     if len(found) != subvectors:
-        found = unpack(found)
+        found = jnp.asarray(unpack(found))
     return jnp.swapaxes(found.reshape(subvectors, *docs.shape), 0, 1)
 
 
