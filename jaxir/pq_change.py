@@ -22,7 +22,7 @@ from jaxir.files import locked, open_text
 from jaxir.index_job import BuildOptions, changing, encoded
 from jaxir.manifest import DocIdFile, Manifest, read_manifest, write_doc_ids
 from jaxir.openers import Opening, _model_of
-from jaxir.pq_index import CODES, measured, read_pq, write_codes
+from jaxir.pq_index import CODES, measured, new_codes, read_pq, write_codes
 from jaxir.progress import progress_bar
 
 __all__ = ["add_documents", "delete_documents", "read_ids"]
@@ -176,8 +176,7 @@ def _exchanged(
     """The new index's folder without ids, the old codes, and room for the new ones."""
     with changing(directory, new, without=(CODES, *_IDS), target=directory) as folder:
         old = np.load(directory / CODES, mmap_mode="r")
-        shape = len(old), new.counts["docs"]
-        codes = np.lib.format.open_memmap(folder / CODES, "w+", np.uint8, shape)
+        codes = new_codes(folder, len(old), new.counts["docs"])
         yield folder, old, codes
         codes.flush()
 

@@ -35,6 +35,7 @@ __all__ = [
     "TRAIN_SIZE",
     "build_pq",
     "measured",
+    "new_codes",
     "pq_details",
     "quantized_model",
     "read_pq",
@@ -159,8 +160,7 @@ def build_pq(job: Job) -> None:
         details |= {"max_length": max_length} | measured(model, shards)
         new = job._replace(model=model)
         with writing(new, "pq", details) as folder:
-            rows = details["doc_bytes"], num_docs
-            codes = np.lib.format.open_memmap(folder / CODES, "w+", np.uint8, rows)
+            codes = new_codes(folder, details["doc_bytes"], num_docs)
             write_codes(assigning_codec(model.params), shards, codes)
             codes.flush()
             if options.self_contained:
@@ -237,6 +237,23 @@ def measured(model: "Model", shards: Sequence[np.ndarray]) -> dict[str, Any]:
         "entropy": round(float(stats.entropy.mean()), 4),
         "unused_centroids": unused,
     }
+
+
+def new_codes(folder: Path, doc_bytes: int, num_docs: int) -> np.memmap:
+    """The file of codes in a new index, to be filled; it has its room on the disk.
+
+    Args:
+      folder: of the index.
+      doc_bytes: rows of the file.
+      num_docs: columns.
+    """
+    path, shape = folder / CODES, (doc_bytes, num_docs)
+    codes = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    # A mapped page without room on the disk would end the process, not raise.
+    if hasattr(os, "posix_fallocate"):
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return codes
 
 
 def write_codes(codec: "Codec", shards: Sequence[np.ndarray], out: np.ndarray) -> None:
