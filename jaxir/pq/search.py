@@ -32,6 +32,9 @@ from jaxir.pq.placed import PlacedCodes, place_codes
 from jaxir.pq.score import (
     Products,
     Queries,
+    check_codec,
+    check_queries,
+    count_queries,
     default_block_rows,
     for_codes,
     make_queries,
@@ -79,17 +82,18 @@ def _scan(
 ) -> Ranking:
     """Documents ``first`` to ``stop``, ``span`` or fewer; row 0 is row ``offset``."""
     queries = for_codes(queries, codes.shape[0])  # once, not in every block
-    rows = min(block_rows, span)
+    # Blocks of like size; of 64s, which the selection cuts into groups.
+    rows = min(span, -(-span // (64 * -(-span // block_rows))) * 64)
     last = codes.shape[1] - rows
 
     def body(running: Ranking, block: Int[Array, ""]) -> tuple[Ranking, None]:
         start = first + block * rows
         # The last block reaches back over documents already seen instead of padding.
         at = jnp.minimum(start, last)
-        piece = jax.lax.dynamic_slice_in_dim(codes, at, rows, axis=1)
         row = at + jnp.arange(rows, dtype=jnp.int32)
         exists = jnp.expand_dims((row >= start) & (row < stop), 0)
-        scores = jnp.where(exists, marked(score_codes(queries, piece)), NEG_INF)
+        scores = marked(score_codes(queries, codes, at, rows))
+        scores = jnp.where(exists, scores, NEG_INF)
         return update_top_k(running, scores, at + offset), None
 
     blocks = jnp.arange(-(-span // rows), dtype=jnp.int32)
@@ -262,7 +266,7 @@ def stream_search(
 
 
 def _empty(queries: Queries, k: int) -> Ranking:
-    return empty_ranking((jax.tree.leaves(queries)[0].shape[0],), k)
+    return empty_ranking((count_queries(queries),), k)
 
 
 def _checked(ranking: Ranking, names: Sequence[str] | None = None) -> Ranking:
@@ -331,7 +335,7 @@ def open_codes(
     """
     if backend not in BACKENDS:
         raise InputError("backend", repr(backend), " or ".join(BACKENDS))
-    _check(codec, codes, bits)
+    check_codec(codec, codes, bits)
     batches: tuple[int, ...] = () if backend == "faiss" else BATCHES
     if backend == "faiss":
         from jaxir.pq.faiss_search import faiss_search
@@ -343,7 +347,7 @@ def open_codes(
     def named(vectors: Any, k: int, names: Sequence[str] | None = None) -> Ranking:
         vectors = np.asarray(vectors, np.float32)
         names = names or [str(i) for i in range(len(vectors))]
-        _check_queries(codec, vectors, names)
+        check_queries(codec, vectors, names)
         parts = [Ranking(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32))]
         start, count = 0, len(vectors)
         while start < count:
@@ -377,27 +381,3 @@ def _jax_search(
         return jax.device_get(sharded_search(queries, placed, k, **how))
 
     return search
-
-
-def _check_queries(codec: Codec, vectors: np.ndarray, names: Sequence[str]) -> None:
-    found, expected = vectors.shape[1], codec.spec.width
-    if found != expected:
-        raise InputError("queries", f"width {found}", f"{expected}, the codec's")
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
-        name = names[int(np.argmin(finite))]
-        raise InputError(f"query {name}", "NaN or infinity", "finite numbers")
-
-
-def _check(codec: Codec, codes: np.ndarray, bits: int) -> None:
-    spec = codec.spec
-    if spec.bits != bits:
-        raise InputError("bits", f"{bits} with a codec of {spec.bits}", str(spec.bits))
-    if len(codes) not in (spec.subvectors, spec.doc_bytes):
-        found, expected = (
-            f"{len(codes)} rows of bytes",
-            f"{spec.doc_bytes}, the codec's",
-        )
-        raise InputError("codes", found, expected)
-    if not all(np.isfinite(np.asarray(part)).all() for part in codec):
-        raise InputError("codec", "NaN or infinity", "finite numbers")
