@@ -65,7 +65,8 @@ def check_training_size(count: int, spec: CodecSpec) -> None:
         raise InputError(
             "codec", f"{count} training vectors for {spec.centroids} centroids",
             f"at least {spec.centroids}",
-            "take more documents, a larger --train_size, or --bits 4",
+            "take more documents or a larger --train_size"
+            + ", or --bits 4" * (spec.bits == 8),
         )  # fmt: skip
 
 

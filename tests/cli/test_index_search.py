@@ -4,8 +4,9 @@ import json
 
 import pytest
 from tiny_hypencoders import tiny_hypencoder
+from tiny_pq import many_documents, trained
 
-from jaxir.checkpoints.model_dir import save_model
+from jaxir.checkpoints.model_dir import load_model, save_model
 from jaxir.cli.main import main
 from jaxir.data.formats import read_run
 
@@ -110,6 +111,38 @@ def test_hypencoder(hypencoder_dir, tiny_collection, tmp_path, capsys):
     assert call(*build, "--index", tmp_path / "j", *more) == 0
     assert "of 12 documents with 30 neighbors each" in capsys.readouterr().err
     assert call(*graph[:2], tmp_path / "j", *graph[3:]) == 0
+
+
+def test_codes(model_dir, tmp_path, capsys):
+    """Those of a bi-encoder, taken by a trained model; documents come and go."""
+    many = many_documents(tmp_path / "many", 40)
+    more = many_documents(tmp_path / "more", 3, prefix="e", seed=1)
+    index, trained_index, out = (tmp_path / name for name in ("i", "j", "run.trec"))
+    build = ("index", "--kind", "pq", "--model", model_dir, "--collection", many)
+    shape = ("--subvectors", 4, "--bits", 4, "--rotation", "none")
+    assert call(*build, *shape, "--train_size", 30, "--seed", 1, "--index", index) == 0
+    said = capsys.readouterr().err
+    assert "pq index of 40 documents of 2 bytes each, 32 times smaller than vec" in said
+    assert "codes of 4 x 4 bits: relative error 0.0" in said
+    save_model(tmp_path / "trained", trained(load_model(index / "model")))
+    take = ("index", "--model", tmp_path / "trained", "--codes", index)
+    assert call(*take, "--index", trained_index, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["kind"], told["docs"], told["doc_bytes"]) == ("pq", 40, 2)
+    assert (told["compression"], told["neighbors"]) == (32.0, None)
+    assert 0 < told["relative_error"] < 0.5
+    assert told["bytes"] > 80
+    assert call("index", "--index", trained_index, "--add", more, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["docs"] == 43
+    (tmp_path / "ids.txt").write_text("d0\ne1\n")
+    cut = ("index", "--index", trained_index, "--delete", tmp_path / "ids.txt")
+    assert call(*cut) == 0
+    assert "pq index of 41 documents of 2 bytes each" in capsys.readouterr().err
+    find = ("search", "--index", trained_index, "--queries", f"{many}:test")
+    assert call(*find, "--output", out, "--k", 50, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["queries"] == 2
+    found = {doc_id for scored in read_run(out).values() for doc_id in scored}
+    assert found == {f"d{i}" for i in range(1, 40)} | {"e0", "e2"}
 
 
 def test_query_file_and_options(tiny_collection, tmp_path, capsys):

@@ -17,9 +17,10 @@ import subprocess
 import numpy as np
 import pytest
 from tiny_hypencoders import tiny_hypencoder
+from tiny_pq import many_documents, trained
 from tiny_rerankers import tiny_reranker, tiny_t5
 
-from jaxir.checkpoints.model_dir import save_model
+from jaxir.checkpoints.model_dir import load_model, save_model
 from jaxir.cli.main import main
 from jaxir.data.formats import write_run
 
@@ -367,6 +368,114 @@ def test_graphs_of_an_index(
     refused(bm25, "neighbour graph for kind 'bm25'")
     refused(["index", "--index", hypencoder_index], "--model: not given")
     refused(["index", "--index", tmp_path / "new", "--model", "bm25"], "--collection")
+
+
+# Indexes of codes -------------------------------------------------------------
+
+
+@pytest.fixture
+def many(tmp_path):
+    """A collection of 30 documents."""
+    return many_documents(tmp_path / "many", 30)
+
+
+@pytest.fixture
+def pq_index(many, tiny_model, tmp_path):
+    """The words that build one of its documents, and where it stands."""
+    words = ["index", "--kind", "pq", "--model", tiny_model, "--collection", many]
+    words += ["--subvectors", 4, "--bits", 4, "--index", tmp_path / "pq"]
+    assert main([*map(str, words), "--quiet"]) == 0
+    return words[:-1], tmp_path / "pq"
+
+
+def test_codes_that_cannot_be_built(
+    refused, pq_index, many, tiny_model, bm25_index, tiny_collection, tmp_path
+):
+    build, _ = pq_index
+    new, dense = tmp_path / "new", tmp_path / "dense"
+    other = many_documents(tmp_path / "other", 30, seed=1)
+    refused([*build, new, "--subvectors", 5], "5 parts", "width 16", "a divisor of 16")
+    refused([*build, new, "--subvectors", 0], "subvectors", "a positive number")
+    refused([*build, new, "--bits", 8], "30 training vectors for 256", "--bits 4")
+    refused([*build, new, "--train_size", 9], "9 training vectors", "--train_size")
+    refused([*build, new, "--bits", 5], "bits: 5", "8 or 4")
+    refused([*build, new, "--rotation", "pca"], "pca", "opq or none")
+    refused([*build, new, "--seed", -1], "seed", "0 or more")
+    refused([*build, new, "--without_model"], "--without_model", "only the index has")
+    refused([*build, new, "--neighbors", 3], "kind 'pq'", "'hypencoder'")
+    refused(["index", "--model", tiny_model, "--collection", many, "--index", new,
+             "--bits", 4], "bits", "kind 'dense'", "--kind pq")  # fmt: skip
+    refused(["index", "--model", "bm25", "--collection", many, "--index", new,
+             "--kind", "pq"], "'pq' with a model of kind 'bm25'")  # fmt: skip
+    few = [tiny_collection if word == many else word for word in build]
+    refused([*few, new], "12 training vectors for 16 centroids")
+    # vectors of a dense index
+    words = ["index", "--model", tiny_model, "--collection", many, "--index", dense]
+    assert main([*map(str, words), "--quiet"]) == 0
+    taken = [*build, new, "--vectors"]
+    refused([*taken, bm25_index], bm25_index, "kind 'bm25'", "kind 'dense'")
+    words = [other if word == many else word for word in taken]
+    refused([*words, dense], dense, "another collection", "'many'", "'other'")
+    refused([*taken, dense, "--dtype", "float16"], "--dtype", "nothing is encoded")
+    path = dense / "vectors" / "vectors-00000.npy"
+    vectors = np.load(path)
+    vectors[3, 0] = np.inf
+    np.save(path, vectors)
+    refused([*taken, dense], f"{path.name}, row 3", "NaN or infinity", "encode")
+    model = load_model(str(tiny_model))
+    kernel = model.params["shared"]["backbone"]["embeddings"]["norm"]["scale"]
+    kernel[:] = np.nan
+    save_model(tmp_path / "nan", model)
+    words = [tmp_path / "nan" if word == tiny_model else word for word in build]
+    refused([*words, new], "not finite", "diverged")
+
+
+def test_codes_that_cannot_be_taken(
+    refused, pq_index, bm25_index, tiny_model, tiny_collection, tmp_path
+):
+    _, index = pq_index
+    model = load_model(str(index / "model"))
+    save_model(tmp_path / "ok", trained(model))
+    save_model(tmp_path / "turned", trained(model, "codec/rotation"))
+    save_model(tmp_path / "moved", trained(model, "codec/assignment"))
+    words = ["index", "--index", tmp_path / "new", "--codes", index, "--model"]
+    refused([*words, tmp_path / "turned"], index, "another rotation", "--codes out")
+    refused([*words, tmp_path / "moved"], index, "another assignment")
+    refused([*words, tiny_model], "codes", "kind 'dense'", "--kind pq")
+    refused([*words, tiny_model, "--kind", "pq"], "kind 'dense'", "kind 'jpq'")
+    mine = [*words, tmp_path / "ok"]
+    refused([*mine, "--collection", tiny_collection], "another collection", "'many'")
+    refused([*mine, "--max_length", 9], "--max_length", "nothing is encoded")
+    refused([*mine, "--bits", 4], "bits", "with codes")
+    words[4] = bm25_index
+    refused([*words, tmp_path / "ok"], bm25_index, "kind 'bm25'", "kind 'pq'")
+
+
+def test_documents_that_cannot_come_or_go(
+    refused, pq_index, many, bm25_index, tiny_collection, tiny_model, tmp_path
+):
+    _, index = pq_index
+    ids = tmp_path / "ids.txt"
+    add = ["index", "--index", index, "--add", many]
+    delete = ["index", "--index", index, "--delete", ids]
+    refused(delete, ids, "no such file")
+    ids.write_text("d1\nd99\n")
+    refused(delete, index, "no documents 'd99'")
+    ids.write_text("\n")
+    refused(delete, ids, "no ids")
+    ids.write_text("".join(f"d{i}\n" for i in range(30)))
+    refused(delete, index, "every document")
+    refused(add, many, "'d0', 'd1', 'd2' and 27 more", "--delete")
+    refused([*add[:4], tmp_path / "none"], tmp_path / "none")
+    for words in (add, delete):
+        done = words[3].removeprefix("--")
+        other = [*words[:2], bm25_index, *words[3:]]
+        refused(other, bm25_index, "kind 'bm25'", "the only one that documents are")
+        for more in (("--model", tiny_model), ("--bits", 4), ("--neighbors", 3),
+                     ("--without_model",), ("--k1", 1)):  # fmt: skip
+            refused([*words, *more], more[0], "given where documents are", done[:5])
+    refused([*add, *delete[3:]], "--delete", "documents are added")
+    refused([*delete, "--batch_tokens", 9], "--batch_tokens", "documents are deleted")
 
 
 def test_graph_of_another_corpus(refused, hypencoder_index, tiny_collection, tmp_path):
@@ -776,6 +885,9 @@ def writers(bm25_index, tiny_collection, tiny_model, training, tmp_path):
                  "--collection", f"{tiny_collection}:train"],
         "bm25": [*index, "--model", "bm25"],
         "dense": [*index, "--model", tiny_model],
+        "pq": ["index", "--kind", "pq", "--model", tiny_model, "--collection",
+               many_documents(tmp_path / "many", 20), "--subvectors", 4, "--bits", 4,
+               "--index", "PLACE/x"],
         "search": ["search", "--index", bm25_index, "--output", "PLACE/x",
                    "--queries", f"{tiny_collection}:test"],
         "fuse": ["fuse", "--runs", run, run, "--output", "PLACE/x"],
@@ -797,8 +909,9 @@ def writers(bm25_index, tiny_collection, tiny_model, training, tmp_path):
 
 
 WRITERS = [
-    "data", "pydocs", "tfds", "bm25", "dense", "search", "fuse", "report", "per query",
-    "markdown", "rerank", "mine", "label", "convert", "export", "train", "demo",
+    "data", "pydocs", "tfds", "bm25", "dense", "pq", "search", "fuse", "report",
+    "per query", "markdown", "rerank", "mine", "label", "convert", "export", "train",
+    "demo",
 ]  # fmt: skip
 
 
