@@ -135,7 +135,7 @@ def fit_jpq(
     collection: str | Collection,
     *,
     model_dir: str | Path,
-    loss: JpqLoss | None = None,
+    loss: Any = None,
     split: str = "train",
     lists: ListSource = _A_LIST_A_QUERY,
     pipeline: PipelineConfig = _BATCHES,
@@ -178,6 +178,11 @@ def fit_jpq(
     work_dir, index = Path(model_dir), Path(index)
     if isinstance(collection, str):
         collection = open_collection(collection)
+    if model.kind != "jpq":
+        raise InputError(
+            model.path or "model", f"a model of kind {model.kind!r}", "kind 'jpq'",
+            "begin with jpq.load_jpq(index)",
+        )  # fmt: skip
     loss = JpqLoss() if loss is None else loss
     check_losses(model.kind, loss)
     optimizer = joint_optimizer(optimizer, model.config, loss, centroid_learning_rate)
@@ -258,11 +263,6 @@ def _check_collection(where: Path, manifest: Manifest, collection: Collection) -
 
 def _check_codec(where: Path, own: Model, model: Model) -> None:
     """Codes mean something only with the codec that assigned them."""
-    if model.kind != "jpq":
-        raise InputError(
-            model.path or "model", f"a model of kind {model.kind!r}", "kind 'jpq'",
-            "begin with jpq.load_jpq(index)",
-        )  # fmt: skip
     for name in ("rotation", "assignment"):
         old, new = (np.asarray(x.params["codec"][name]) for x in (own, model))
         if not np.array_equal(old, new):
