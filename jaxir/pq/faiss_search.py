@@ -16,12 +16,15 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxir.pq.codec import Codec, pack
+from jaxir.pq.codec import Codec, pack, unpack
 from jaxir.types import Ranking
 
 __all__ = ["faiss_index", "faiss_search"]
 
 _BLOCK_ROWS = 65_536
+
+_ENTRIES = 1 << 20
+"""Entries of tables that are looked up together, 16 MB with their places."""
 
 
 def faiss_index(codec: Codec, codes: UInt8[np.ndarray, "P N"]) -> Any:
@@ -109,15 +112,20 @@ def _exact(
     codec: Codec, codes: np.ndarray, rotated: np.ndarray, rows: np.ndarray
 ) -> Float[np.ndarray, "B K"]:
     """Scores of a few documents for each query by the codec's own tables."""
-    num_parts, _, width = codec.centroids.shape
-    packed, query = len(codes) != num_parts, np.arange(len(rows))[:, None]
-    scores = np.zeros(rows.shape, np.float32)
-    for part in range(num_parts):
-        code = codes[part // 2][rows] if packed else codes[part][rows]
-        if packed:
-            code = code >> 4 if part % 2 else code & 15
-        table = rotated[:, part * width : (part + 1) * width] @ codec.centroids[part].T
-        scores += table[query, code]
+    num_parts, count, width = codec.centroids.shape
+    scores = np.empty(rows.shape, np.float32)
+    step = max(1, _ENTRIES // (num_parts * max(1, rows.shape[1])))
+    for start in range(0, len(rows), step):
+        few = rows[start : start + step]
+        found = codes[:, few.ravel()]
+        if len(codes) != num_parts:
+            found = unpack(found)
+        parts = rotated[start : start + step].reshape(len(few), num_parts, width)
+        # [M, b, W] x [M, W, C] -> [M, b, C], of which an entry for each part and row
+        tables = parts.swapaxes(0, 1) @ codec.centroids.swapaxes(1, 2)
+        first = count * np.arange(num_parts * len(few)).reshape(num_parts, -1, 1)
+        entries = first + found.reshape(num_parts, *few.shape)
+        scores[start : start + step] = tables.take(entries).sum(axis=0)
     return scores
 
 
