@@ -1,4 +1,4 @@
-"""The whole road on real text: BM25, a retriever and its training, reranker, q-nets.
+"""The whole road on real text: BM25, a retriever, reranker, q-nets, and compression.
 
   jaxir demo
   jaxir demo --model hf:sentence-transformers/all-MiniLM-L6-v2 --output demo
@@ -71,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
         resolve(args.model)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    stages = Stages(out, total=15 if args.collection else 16)
+    docs = len(given.docs) if args.collection else args.docs
+    total = 15 + (not args.collection) + 6 * (docs >= parts.CENTROIDS)
+    stages = Stages(out, total=total)
 
     folder = Path(args.collection) if args.collection else out / "pydocs"
     if not args.collection:
@@ -92,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     parts.retriever(road)
     parts.reranker(road)
     scored = parts.hypencoder(road)
+    saved = parts.compressed(road)
     parts.fusion(road)
 
     qrels, queries = collection.qrels(args.split), road.queries
@@ -107,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
             "Fine-tuned": road.trained / "metrics.jsonl",
             "Reranker": out / "reranker" / "metrics.jsonl",
             "Hypencoder": out / "hypencoder" / "metrics.jsonl",
+            **({"JPQ": out / "jpq" / "metrics.jsonl"} if saved else {}),
         },
         commands=[args.command],
         details={
@@ -114,11 +118,21 @@ def run(args: argparse.Namespace) -> int:
             "Split": f"{args.split}, {len(queries):,} queries",
             "Model": args.model,
             "Hypencoder, graph": scored,
+            **({"JPQ": saved} if saved else {}),
         },
     )
     seconds = time.perf_counter() - begin
     if args.json:
-        print(json.dumps({"seconds": seconds, "graph": scored, **evaluation.to_dict()}))
+        print(
+            json.dumps(
+                {
+                    "seconds": seconds,
+                    "graph": scored,
+                    "jpq": saved,
+                    **evaluation.to_dict(),
+                }
+            )
+        )
         return 0
     print(
         f"\n{collection.name}, {args.split}: {len(queries):,} queries, "
@@ -127,6 +141,10 @@ def run(args: argparse.Namespace) -> int:
     print(format_table(evaluation))
     graph = f"--neighbors {parts.NEIGHBORS}"
     print(f"Hypencoder is Fine-tuned with q-nets; along its graph it {scored}.")
+    if saved:
+        print(f"JPQ is Fine-tuned in {saved}; OPQ is it before its training.")
+    else:
+        print("OPQ and JPQ were left out: 256 centroids want as many documents.")
     print(f"""
 {out}/report.html   the comparison, to be looked at
 {out}/runs/         TREC runs of each system

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,18 @@ from jaxir.fit import pretrained
 from jaxir.fuse import fuse
 from jaxir.hyper.graph import GraphSearchConfig
 from jaxir.index import BuildOptions, build_index
+from jaxir.index_job import PqOptions
+from jaxir.manifest import read_manifest
 from jaxir.rerank import rerank
 from jaxir.search import open_index
 
 __all__ = [
     "BASELINE",
+    "CENTROIDS",
     "NEIGHBORS",
     "Road",
     "baseline",
+    "compressed",
     "fusion",
     "hypencoder",
     "reranker",
@@ -35,6 +40,8 @@ BASELINE = "BM25"
 RERANKED = 20  # documents of a query that the cross-encoder reads
 RERANKED_LENGTH = 96  # tokens of query and document
 NEIGHBORS = 16  # of a document in the graph that a Hypencoder walks along
+CENTROIDS = 256  # of a byte of the compressed index, each of which wants a document
+PART_WIDTH = 16  # numbers of a vector that one of its bytes stands for
 LENGTHS = ("query_length", "doc_length")
 
 
@@ -91,6 +98,7 @@ class Road:
         self, label: str, experiment: str, start: str, place: Path, *more: str
     ) -> None:
         """A stage that trains a model as a gin file says."""
+        # The last of several bindings of a name counts.
         chosen = [*self.bindings, f"MODEL_PATH = {start!r}", *more]
         file = f"experiments/{experiment}.gin"
         content = hashlib.sha256(experiment_text(file).encode()).hexdigest()
@@ -105,13 +113,16 @@ class Road:
         load: Callable[[], Model | str],
         settings: object,
         options: BuildOptions | None = None,
+        kind: str | None = None,
     ) -> None:
         """Two stages that index the collection and search it."""
         stem = name.lower().replace(" ", "-")
         index, trec = self.index_of(stem), self.run_of(stem)
         self.stages(
             f"{name}: index {len(self.collection.docs):,} documents", settings, index,
-            lambda: build_index(load(), self.collection, index, options=options),
+            lambda: build_index(
+                load(), self.collection, index, kind=kind, options=options
+            ),
         )  # fmt: skip
         self.stages(
             f"{name}: search {len(self.queries):,} queries", self.split, trec,
@@ -196,6 +207,47 @@ def hypencoder(road: Road) -> str:
     road.runs[f"{name}, graph"] = read_run(trec)
     scored: Any = json.loads(note.read_text())["scored"]
     return f"scored {scored:,.0f} of {docs:,} documents a query"
+
+
+def compressed(road: Road) -> str:
+    """The retriever's index in a byte for 16 numbers; says what that saves and costs.
+
+    Empty where there are fewer documents than centroids.
+    """
+    if len(road.collection.docs) < CENTROIDS:
+        return ""
+    dense, whole, place = road.index_of("fine-tuned"), "Fine-tuned", road.out / "jpq"
+    width = int(read_manifest(dense).details["width"])
+    most = max(1, width // PART_WIDTH)
+    parts = next(count for count in range(most, 0, -1) if width % count == 0)
+    chosen = BuildOptions(pq=PqOptions(subvectors=parts, vectors=dense))
+    road.search("OPQ", lambda: str(road.trained), parts, chosen, kind="pq")
+    opq = road.index_of("opq")
+    road.train(
+        "JPQ", "demo_jpq", str(opq), place, f"INDEX = {str(opq)!r}",
+        "CANDIDATES = None", *_dev_split(road),
+    )  # fmt: skip
+    taken = BuildOptions(pq=PqOptions(codes=opq))
+    road.search("JPQ", lambda: str(place), parts, taken)
+    note = road.out / "runs" / "jpq.json"
+
+    def measure() -> None:
+        seconds = {}
+        for name in (whole, "JPQ"):
+            searcher = open_index(road.index_of(name.lower()))
+            searcher.search(road.queries, k=100)  # compiles
+            start = time.perf_counter()
+            searcher.search(road.queries, k=100)
+            seconds[name] = (time.perf_counter() - start) / len(road.queries)
+        with atomic_file(note) as file:
+            json.dump(seconds, file)
+
+    road.stages("JPQ: time of a query beside the vectors'", road.split, note, measure)
+    before, after = (1000 * json.loads(note.read_text())[n] for n in (whole, "JPQ"))
+    return (
+        f"{parts} bytes a document for {4 * width} ({4 * width // parts} times fewer), "
+        f"{after:.1f} ms a query for {before:.1f}, its encoding included"
+    )
 
 
 def fusion(road: Road) -> None:

@@ -5,8 +5,10 @@ import re
 
 import pytest
 
+import jaxir
 from jaxir.cli import road
 from jaxir.cli.main import main
+from jaxir.cli.stages import Stages
 from jaxir.data.formats import write_run
 from jaxir.errors import InputError
 
@@ -59,6 +61,7 @@ def test_demo_runs_and_keeps_what_it_made(
     ]  # fmt: skip
     assert main(words) == 0
     first = capsys.readouterr()
+    assert "OPQ and JPQ were left out: 256 centroids" in first.out
     names = ("BM25", "Zero-shot", "Fine-tuned", "BM25 + reranker", "Fusion")
     for name in (*names, "Hypencoder", "Hypencoder, graph", "report.html"):
         assert name in first.out
@@ -81,13 +84,41 @@ def test_demo_runs_and_keeps_what_it_made(
     def training(files, *more, **options):
         raise InputError(files[0], "trained again")
 
-    monkeypatch.setattr("jaxir.cli.train.train_from_gin", training)
+    monkeypatch.setattr(road, "train_from_gin", training)
     text = road.experiment_text
     monkeypatch.setattr(road, "experiment_text", lambda file: text(file) + "# new")
     assert main(words) == 2
     error = capsys.readouterr().err
     assert error.count("kept from before") == 3  # BM25's
     assert "experiments/demo.gin: trained again" in error
+
+
+@pytest.mark.slow
+def test_demo_compresses(tiny_collection, tiny_model, tmp_path):
+    lines = (tiny_collection / "corpus.jsonl").read_text().splitlines()
+    more = [json.loads(lines[i % 12]) | {"_id": f"more{i}"} for i in range(288)]
+    lines += [json.dumps(row) for row in more]
+    (tiny_collection / "corpus.jsonl").write_text("\n".join(lines) + "\n")
+    with open(tiny_collection / "queries.jsonl", "a") as queries:
+        queries.writelines(json.dumps(row | {"title": ""}) + "\n" for row in more[:8])
+    with open(tiny_collection / "qrels" / "train.tsv", "a") as judged:
+        judged.writelines(f"more{i}\tmore{i}\t1\n" for i in range(8))
+    out = tmp_path / "demo"
+    out.mkdir()
+    (out / "model").symlink_to(tiny_model)
+    jaxir.build_index(str(tiny_model), tiny_collection, out / "indexes" / "fine-tuned")
+    bindings = (f"COLLECTION = {str(tiny_collection)!r}", "CANDIDATES = 'none'")
+    way = road.Road(
+        out, jaxir.open_collection(str(tiny_collection)), "test", str(tiny_model),
+        Stages(out, total=6), (*bindings, "TRAIN_STEPS = 2", "BATCH_SIZE = 8"),
+        ("DEV_SPLIT = 'test'",), "jaxir demo",
+    )  # fmt: skip
+    saved = road.compressed(way)
+    assert saved.startswith("1 bytes a document for 64 (64 times fewer), ")
+    assert list(way.runs) == ["OPQ", "JPQ"]
+    assert all(len(found) == 100 for found in way.runs["JPQ"].values())
+    codes = [(out / "indexes" / n / "codes.npy").read_bytes() for n in ("opq", "jpq")]
+    assert codes[0] == codes[1]
 
 
 def test_text_of_an_experiment(tmp_path, monkeypatch):
