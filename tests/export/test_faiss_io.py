@@ -1,5 +1,6 @@
 """Faiss's files: against Faiss both ways, byte for byte, and damaged in every place."""
 
+import os
 import struct
 
 import faiss
@@ -24,16 +25,16 @@ ONE_INDEX = [
 
 
 def quickly_trained(index):
-    """Leaves k-means and OPQ two rounds; what is found inside the index."""
+    """Leaves k-means and OPQ two rounds; gives what is inside the index."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
         for i in range(index.chain.size()):
             transform = faiss.downcast_VectorTransform(index.chain.at(i))
             if isinstance(transform, faiss.OPQMatrix):
                 transform.niter = transform.niter_pq = transform.niter_pq_0 = 2
-    if hasattr(index, "pq"):
-        index.pq.cp.niter = 2
-    return getattr(index, "index", None)
+    if hasattr(index, "do_polysemous_training"):
+        index.pq.cp.niter, index.do_polysemous_training = 2, False
+    return getattr(index, "index", getattr(index, "base_index", None))
 
 
 def built(factory: str, metric: int = faiss.METRIC_INNER_PRODUCT):
@@ -256,7 +257,7 @@ def test_what_cannot_be_written(tmp_path):
         ("OPQ4,PQ4x6", "bits: 6; expected 8 or 4"),
         ("PQ1x4", "1 parts of 4 bits; expected an even number"),
         ("OPQ4,IVF1_HNSW8,PQ4x8", "a coarse quantizer of type 'IHNf'"),
-        ("LSH", "an index of type 'IxHe'"),
+        ("RQ2x4", "an index of type 'IxRq'"),
     ],
 )
 def test_other_indexes(save, factory, found):
@@ -307,8 +308,9 @@ def read_or_refused(path) -> FaissCodes | None:
 def test_cut_anywhere(tmp_path, layout):
     content = small(tmp_path, layout)
     path = tmp_path / "cut"
-    for length in range(len(content)):
-        path.write_bytes(content[:length])
+    path.write_bytes(content)
+    for length in range(len(content) - 1, -1, -1):
+        os.truncate(path, length)
         with pytest.raises(InputError, match=r"byte [\d,]+: .* (left for|behind)"):
             read_faiss(path)
     path.write_bytes(content + b"\0")
@@ -355,7 +357,8 @@ LISTS = QUANTIZER + 24 + 8 + 4 * WIDTH * 16
     [
         (0, b"TPxI", "an index of type 'TPxI', written in big endian"),
         (0, b"\xff\0\0\0", "an index of type"),
-        (4, struct.pack("<i", 9), "IndexIVFPQ of 3 vectors of width 8; expected 3 of"),
+        (4, struct.pack("<i", 9), "map of 8 to 8 .* expected a rotation of width 9"),
+        (LIST + 4, struct.pack("<i", 9), "3 vectors of width 9; expected 3 of width 8"),
         (4, struct.pack("<i", -1), "width -1; expected a trained index"),
         (4, struct.pack("<i", 1 << 30), "of widths up to 8,192"),
         (8, struct.pack("<q", 1 << 60), "expected 1,152,921,504,606,846,976 of width"),
