@@ -68,8 +68,8 @@ class PqOptions:
             if value is not None and value not in known:
                 raise InputError(name, str(value), " or ".join(map(str, known)))
         _check_positive(self, "subvectors", "train_size")
-        if self.seed is not None and self.seed < 0:
-            raise InputError("seed", str(self.seed), "0 or more")
+        if self.seed is not None and not 0 <= self.seed < 2**31:
+            raise InputError("seed", str(self.seed), "0 or more, of 31 bits")
 
     def given(self) -> list[str]:
         """Names of what was chosen."""

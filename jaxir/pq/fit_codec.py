@@ -259,7 +259,7 @@ def statistics(
         error += float(_squared_error(codec, codes[:, start : start + 4096].T, block))
         total += float(np.sum(np.square(block, dtype=np.float64)))
     relative = error / total if total else 0.0
-    return CodecStats(relative, -(shares * logs).sum(1), (counts == 0).sum(1))
+    return CodecStats(relative, 0 - (shares * logs).sum(1), (counts == 0).sum(1))
 
 
 @jax.jit

@@ -1,5 +1,6 @@
 """Indexes of codes: what they hold, taken over, grown and cut; whole whatever fails."""
 
+import dataclasses
 import errno
 import os
 import threading
@@ -26,7 +27,7 @@ from jaxir.search import open_index
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-SMALL = PqOptions(subvectors=4, bits=4)
+SMALL = PqOptions(subvectors=4, bits=4, rotation="none")
 
 
 def options(pq=SMALL, **changes):
@@ -62,7 +63,7 @@ def more(tmp_path):
 
 @pytest.fixture
 def index(make_tiny_model, collection, tmp_path):
-    """Of 4 bits, with the codec that Faiss trained."""
+    """Of 4 bits, by plain product quantization."""
     build_index(
         make_tiny_model(), collection, tmp_path / "i", kind="pq", options=options()
     )
@@ -138,7 +139,7 @@ def test_the_same_again_and_by_another_seed(
     again = build_index(*job, kind="pq", options=options())
     assert again.files["codes.npy"] == verify(index).files["codes.npy"]
     assert again.model_fingerprint == verify(index).model_fingerprint
-    chosen = PqOptions(subvectors=4, bits=4, seed=1)
+    chosen = dataclasses.replace(SMALL, seed=1)
     other = build_index(*job, kind="pq", options=options(chosen))
     assert other.model_fingerprint != again.model_fingerprint
 
@@ -146,7 +147,7 @@ def test_the_same_again_and_by_another_seed(
 def test_vectors_of_a_dense_index(make_tiny_model, collection, index, more, tmp_path):
     model, dense = make_tiny_model(), tmp_path / "dense"
     build_index(model, collection, dense, options=BuildOptions(max_length=20))
-    taken = PqOptions(subvectors=4, bits=4, vectors=dense)
+    taken = dataclasses.replace(SMALL, vectors=dense)
     job = (model, collection, tmp_path / "j")
     manifest = build_index(*job, kind="pq", options=options(taken))
     assert manifest.details["max_length"] == 20
@@ -164,7 +165,7 @@ def test_vectors_of_a_dense_index(make_tiny_model, collection, index, more, tmp_
     refused("dense: vectors of another model; expected", make_tiny_model(seed=1))
     refused("vectors of another collection, 'many'; .*'more' as it is", collection=more)
     refused("max_length: given with vectors, which are made", max_length=9)
-    other = PqOptions(subvectors=4, bits=4, vectors=index)
+    other = dataclasses.replace(SMALL, vectors=index)
     refused("an index of kind 'pq'; expected kind 'dense'", pq=other)
     path = next((dense / "vectors").iterdir())
     vectors = np.load(path)
@@ -322,7 +323,7 @@ def test_kinds_and_numbers(make_tiny_model, collection, index, tmp_path, monkeyp
     refused("subvectors: given with a model of kind 'jpq', which brings", jpq)
     refused("5 parts of vectors of width 16; exp", pq=PqOptions(subvectors=5))
     refused("40 training vectors for 256 centroids", pq=PqOptions(subvectors=4))
-    few = PqOptions(subvectors=4, bits=4, train_size=15)
+    few = dataclasses.replace(SMALL, train_size=15)
     refused("15 training vectors for 16 centroids; .*--train_size", pq=few)
     refused("leave --without_model out: only the index", self_contained=False)
     with pytest.raises(InputError, match="collection: not given"):
