@@ -48,7 +48,7 @@ __all__ = ["centroid_rate", "fit_jpq", "joint_optimizer", "load_jpq"]
 _DEPTH = 100  # results of a query in validation
 _A_LIST_A_QUERY = ListSource(per="query", positives="one")
 _BATCHES, _ADAMW, _ONE_EPOCH = (
-    PipelineConfig(),
+    PipelineConfig(list_size=1),
     OptimizerConfig(),
     TrainConfig(epochs=1),
 )
