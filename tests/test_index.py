@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from tiny_hypencoders import tiny_hypencoder
 
-from jaxir import encode
-from jaxir import index_job
+from jaxir import encode, index_job
 from jaxir.bm25 import Bm25Config
 from jaxir.checkpoints.model_dir import load_model
 from jaxir.data.collection import open_collection

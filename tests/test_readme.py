@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from grown import grow
 
 from jaxir.cli.main import VERBS, main, make_parser
 
@@ -31,6 +32,11 @@ STAND_INS = {
         " --gin.TRAIN_STEPS=2 --gin.LIST_SIZE=4 --gin.BATCH_SIZE=8"
         " --gin.QUERY_LENGTH=16 --gin.DOC_LENGTH=16"
     ),
+    "--gin_file experiments/jpq_small.gin": (
+        "--gin_file experiments/jpq_small.gin --gin.DEV_SPLIT=\"'test'\""
+        " --gin.TRAIN_STEPS=2 --gin.BATCH_SIZE=8 --gin.QUERY_LENGTH=16"
+    ),
+    "--subvectors 24": "--subvectors 4 --bits 4",
 }
 
 
@@ -58,7 +64,10 @@ def commands(text):
 def workplace(tiny_collection, tiny_model, tmp_path, monkeypatch):
     """A folder as the README supposes, entered."""
     (tmp_path / "my").mkdir()
-    tiny_collection.rename(tmp_path / "my" / "collection")
+    grow(tiny_collection, 12).rename(tmp_path / "my" / "collection")
+    (tmp_path / "more" / "documents").mkdir(parents=True)
+    new = '{"_id": "new", "text": "a river carries clay to the delta"}\n'
+    (tmp_path / "more" / "documents" / "corpus.jsonl").write_text(new)
     (tmp_path / "models").mkdir()
     tiny_model.rename(tmp_path / "models" / "minilm")
     (tmp_path / "models" / "teacher").symlink_to("minilm")
@@ -81,7 +90,7 @@ def test_readme_commands(workplace, capfd):
             ran.append(words[0])
     assert {"data", "index", "search", "fuse", "evaluate"} <= set(ran)
     assert {"train", "mine", "label", "rerank"} <= set(ran)
-    for made in ("report.html", "labelled.jsonl", "models/mine/model.json"):
+    for made in ("report.html", "labelled.jsonl", "runs/jpq.trec"):
         assert (workplace / made).is_file()
 
 

@@ -122,7 +122,8 @@ def test_codes(model_dir, tmp_path, capsys):
     shape = ("--subvectors", 4, "--bits", 4, "--rotation", "none")
     assert call(*build, *shape, "--train_size", 30, "--seed", 1, "--index", index) == 0
     said = capsys.readouterr().err
-    assert "pq index of 40 documents of 2 bytes each, 32 times smaller than vec" in said
+    assert "pq index of 40 documents, 2 bytes each, 32 times smaller than vecto" in said
+    assert "; codes 0.0 MB, ids 0.0 MB, with the model 0." in said
     assert "codes of 4 x 4 bits: relative error 0.0" in said
     save_model(tmp_path / "trained", trained(load_model(index / "model")))
     take = ("index", "--model", tmp_path / "trained", "--codes", index)
@@ -131,13 +132,15 @@ def test_codes(model_dir, tmp_path, capsys):
     assert (told["kind"], told["docs"], told["doc_bytes"]) == ("pq", 40, 2)
     assert (told["compression"], told["neighbors"]) == (32.0, None)
     assert 0 < told["relative_error"] < 0.5
-    assert told["bytes"] > 80
+    assert told["codes_bytes"] == 80 + 128  # of .npy
+    parts = [told[f"{part}_bytes"] for part in ("codes", "ids", "model")]
+    assert told["bytes"] == sum(parts) > told["model_bytes"] > 0
     assert call("index", "--index", trained_index, "--add", more, "--json") == 0
     assert json.loads(capsys.readouterr().out)["docs"] == 43
     (tmp_path / "ids.txt").write_text("d0\ne1\n")
     cut = ("index", "--index", trained_index, "--delete", tmp_path / "ids.txt")
     assert call(*cut) == 0
-    assert "pq index of 41 documents of 2 bytes each" in capsys.readouterr().err
+    assert "pq index of 41 documents, 2 bytes each" in capsys.readouterr().err
     find = ("search", "--index", trained_index, "--queries", f"{many}:test")
     assert call(*find, "--output", out, "--k", 50, "--json") == 0
     assert json.loads(capsys.readouterr().out)["queries"] == 2

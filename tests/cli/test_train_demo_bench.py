@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from grown import grow
 
 import jaxir
 from jaxir.cli import road
@@ -95,14 +96,7 @@ def test_demo_runs_and_keeps_what_it_made(
 
 @pytest.mark.slow
 def test_demo_compresses(tiny_collection, tiny_model, tmp_path):
-    lines = (tiny_collection / "corpus.jsonl").read_text().splitlines()
-    more = [json.loads(lines[i % 12]) | {"_id": f"more{i}"} for i in range(288)]
-    lines += [json.dumps(row) for row in more]
-    (tiny_collection / "corpus.jsonl").write_text("\n".join(lines) + "\n")
-    with open(tiny_collection / "queries.jsonl", "a") as queries:
-        queries.writelines(json.dumps(row | {"title": ""}) + "\n" for row in more[:8])
-    with open(tiny_collection / "qrels" / "train.tsv", "a") as judged:
-        judged.writelines(f"more{i}\tmore{i}\t1\n" for i in range(8))
+    grow(tiny_collection, 288)
     out = tmp_path / "demo"
     out.mkdir()
     (out / "model").symlink_to(tiny_model)
