@@ -181,13 +181,8 @@ def run(args: argparse.Namespace) -> int:
     manifest = _built(args) if change is None else _changed(args, change)
     seconds = time.perf_counter() - start
     size = sum(entry["bytes"] for entry in manifest.files.values())
-    docs, details = manifest.counts["docs"], manifest.details
-    neighbors = details.get("neighbors")
-    figures = {
-        name: details[name]
-        for name in ("doc_bytes", "compression", "relative_error")
-        if name in details
-    }
+    docs, neighbors = manifest.counts["docs"], manifest.details.get("neighbors")
+    figures = _figures(manifest) if manifest.kind == "pq" else {}
     if args.json:
         result = {
             "index": args.index,
@@ -201,14 +196,35 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(result | figures))
         return 0
     graph = f" with {neighbors} neighbors each" if neighbors else ""
+    text = f"{args.index}: {manifest.kind} index of {docs} documents{graph}, "
     if figures:
-        each, smaller = figures["doc_bytes"], figures["compression"]
-        graph = f" of {each} bytes each, {smaller:.4g} times smaller than vectors"
-    say(
-        f"{args.index}: {manifest.kind} index of {docs} documents{graph}, "
-        f"{size / 1e6:.1f} MB, {seconds:.1f} s"
-    )
+        text += (
+            f"{figures['doc_bytes']} bytes each, {figures['compression']:.4g} times "
+            f"smaller than vectors; codes {figures['codes_bytes'] / 1e6:.1f} MB, ids "
+            f"{figures['ids_bytes'] / 1e6:.1f} MB, with the model "
+        )
+    say(f"{text}{size / 1e6:.1f} MB, {seconds:.1f} s")
     return 0
+
+
+def _figures(manifest: "Manifest") -> dict:
+    """What is told of codes beyond what is told of every index."""
+    details = manifest.details
+    sizes = {
+        part: sum(
+            entry["bytes"]
+            for name, entry in manifest.files.items()
+            if name.startswith(part)
+        )
+        for part in ("codes", "ids", "model")
+    }
+    doc_bytes = details["subvectors"] * details["bits"] // 8
+    return {
+        "doc_bytes": doc_bytes,
+        "compression": 4 * details["width"] / doc_bytes,
+        "relative_error": details.get("relative_error"),
+        **{f"{part}_bytes": size for part, size in sizes.items()},
+    }
 
 
 def _built(args: argparse.Namespace) -> "Manifest":
