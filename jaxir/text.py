@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxir import text_backends
 from jaxir.errors import InputError
 from jaxir.files import atomic_file
 from jaxir.text_backends import (
@@ -34,7 +35,9 @@ __all__ = [
     "Tokenizer",
     "bucket_lengths",
     "bucket_of",
+    "check_like",
     "load_tokenizer",
+    "lower_cased",
     "pad_batch",
 ]
 
@@ -164,6 +167,59 @@ def load_tokenizer(path_or_id: str | os.PathLike) -> Tokenizer:
 
 def _template_fields(template: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(template) if name}
+
+
+def lower_cased(tokenizer: Tokenizer) -> Tokenizer:
+    """RoBERTa's tokenizer as ``transformers`` 2 made it with ``do_lower_case=True``.
+
+    Texts are put into lower case, character by character, and lose the space at their
+    end; before them stands one space, so that a first word is the same token as any
+    other.  Models that learned from such tokens, as those of JPQ's and STAR's authors,
+    are lost with those of today's ``RobertaTokenizer``, which heeds neither.  Both
+    become part of ``tokenizer.json``: what is saved reads texts so in any library.
+
+    Two corners differ from 2019's code: it puts no space before a text that begins with
+    a tab or a line's end, and none after a special token that a text spells out.
+
+    Args:
+      tokenizer: a byte-level one; one that is lower-cased already stays as it is.
+
+    Raises:
+      InputError: another sort of tokenizer.
+    """
+    backend = text_backends.lower_cased(tokenizer._backend, tokenizer.name)
+    return Tokenizer(tokenizer.name, backend)
+
+
+def check_like(tokenizer: Tokenizer, own: Tokenizer) -> None:
+    """Checks that a tokenizer could be the one that a model was trained with.
+
+    Its words may be others all the same: nothing tells that.
+
+    Args:
+      tokenizer: what shall read texts.
+      own: the model's.
+
+    Raises:
+      InputError: another number of tokens, other special tokens, or another case.
+    """
+    for found, expected in zip(_traits(tokenizer), _traits(own), strict=True):
+        if found != expected:
+            raise InputError(
+                tokenizer.name, f"a tokenizer {found}", f"one {expected}, the model's",
+                "take the tokenizer that the model was trained with",
+            )  # fmt: skip
+
+
+def _traits(tokenizer: Tokenizer) -> tuple[str, ...]:
+    large, small = (ids.tolist() for ids in tokenizer.pieces(["A", "a"]))
+    frame = tokenizer.frame
+    return (
+        f"of {tokenizer.vocab_size:,} tokens",
+        f"with {frame.prefix} before and {frame.suffix} behind a text, "
+        f"{tokenizer.pad_id} as padding",
+        "that takes A for a" if large == small else "that tells A from a",
+    )
 
 
 @dataclass(frozen=True)

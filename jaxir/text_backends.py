@@ -19,6 +19,7 @@ __all__ = [
     "from_json",
     "from_rust",
     "from_sentencepiece",
+    "lower_cased",
     "read_settings",
     "through_transformers",
 ]
@@ -267,4 +268,36 @@ def from_json(path: Path, settings: dict[str, Any]) -> Backend:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust side raises plain Exception
         raise InputError(path, f"not a tokenizer ({error})") from error
+    return from_rust(tokenizer, settings)
+
+
+def lower_cased(backend: Backend, name: object) -> Backend:
+    """A byte-level tokenizer that reads texts in lower case, a space before them.
+
+    Raises:
+      InputError: no byte-level tokenizer, or one that changes texts otherwise.
+    """
+    from tokenizers import Tokenizer, normalizers, pre_tokenizers
+
+    data = json.loads(backend.files.get("tokenizer.json", b"{}"))
+    split = data.get("pre_tokenizer") or {}
+    if split.get("type") != "ByteLevel":
+        raise InputError(
+            name, f"a tokenizer that splits texts by {split.get('type', 'itself')!r}",
+            "a byte-level one, RoBERTa's",
+        )  # fmt: skip
+    ours = [normalizers.Strip(left=False, right=True), normalizers.Lowercase()]
+    changes = normalizers.Sequence(ours)  # type: ignore[arg-type]
+    tokenizer = Tokenizer.from_str(json.dumps(data | {"normalizer": None}))
+    tokenizer.normalizer = changes
+    wanted = json.loads(tokenizer.to_str())["normalizer"]
+    if data.get("normalizer") not in (None, {"type": "Lowercase"}, wanted):
+        found = f"a tokenizer with the normalizer {data['normalizer'].get('type')!r}"
+        raise InputError(name, found, "none, or lower-casing")
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=True, use_regex=split.get("use_regex", True)
+    )
+    settings = json.loads(backend.files["tokenizer_config.json"])
+    # transformers' own RobertaTokenizer would make the two anew, without lower case.
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     return from_rust(tokenizer, settings)

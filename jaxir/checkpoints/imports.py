@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from jaxir.checkpoints.cross_encoder import is_cross_encoder, load_cross_encoder
 from jaxir.checkpoints.hypencoder import is_hypencoder, load_hypencoder
+from jaxir.checkpoints.jpq import is_jpq, load_jpq, their_tokenizer
 from jaxir.checkpoints.rank_t5 import is_rank_t5, load_rank_t5
 from jaxir.checkpoints.sentence_transformers import (
     is_sentence_transformer,
@@ -20,11 +21,17 @@ from jaxir.checkpoints.t5_huggingface import is_t5, load_t5
 from jaxir.checkpoints.t5x import load_t5x
 from jaxir.errors import InputError
 from jaxir.rank.model import RankT5Config
+from jaxir.text import Tokenizer
 from jaxir.types import Params
 
 __all__ = ["Imported", "import_folder", "import_named"]
 
 _TOKENIZERS = ("tokenizer.json", "spiece.model", "vocab.txt")
+
+
+def _as_it_is(tokenizer: Tokenizer, config: Any, where: object) -> Tokenizer:
+    del config, where
+    return tokenizer
 
 
 class Imported(NamedTuple):
@@ -35,16 +42,19 @@ class Imported(NamedTuple):
       config: its family's configuration.
       params: its parameters, float32 arrays in host memory.
       tokenizer_path: where its tokenizer is, None where the layout carries none.
+      tokenizer: ``tokenizer(found, config, where)``, the model's own form of the
+        tokenizer that is found; it refuses one that is not the model's.
     """
 
     kind: str
     config: Any
     params: Params
     tokenizer_path: Path | None
+    tokenizer: Callable[[Tokenizer, Any, object], Tokenizer] = _as_it_is
 
 
 def import_named(spec: str) -> Imported | None:
-    """The model of a spec that names its layout, ``dpr:`` or ``t5x:``; None of others.
+    """The model of a spec that names its layout, as ``dpr:``; None of others.
 
     Raises:
       InputError: as the layout's own reader.
@@ -84,6 +94,13 @@ def _dpr(encoders: str) -> Imported:
     return Imported("dense", *load_dpr(question, context))
 
 
+def _jpq(encoders: str) -> Imported:
+    query, comma, doc = encoders.partition(",")
+    if not comma:
+        raise InputError(f"jpq:{encoders}", "one encoder", "jpq:QUERY,DOC")
+    return Imported(*load_jpq(query, doc), tokenizer=their_tokenizer)
+
+
 def _t5x(place: str) -> Imported:
     path = Path(place).expanduser()
     config, params = load_t5x(path)
@@ -114,6 +131,11 @@ def _sentence_transformer(directory: Path, spec: str) -> Imported:
     return Imported("dense", *load_sentence_transformer(directory))
 
 
+def _jpq_folder(directory: Path, spec: str) -> Imported:
+    del spec
+    return Imported(*load_jpq(directory), tokenizer=their_tokenizer)
+
+
 def _hypencoder(directory: Path, spec: str) -> Imported:
     del spec
     return Imported("hypencoder", *load_hypencoder(directory), directory)
@@ -138,9 +160,14 @@ def _has_config(directory: Path) -> bool:
     return (directory / "config.json").is_file()
 
 
-_SCHEMES: dict[str, Callable[[str], Imported]] = {"dpr:": _dpr, "t5x:": _t5x}
+_SCHEMES: dict[str, Callable[[str], Imported]] = {
+    "dpr:": _dpr,
+    "jpq:": _jpq,
+    "t5x:": _t5x,
+}
 # In this order: a classifier's folder may have modules.json, any may have config.json.
 _FOLDERS: tuple[tuple[Callable[[Path], bool], Callable[[Path, str], Imported]], ...] = (
+    (is_jpq, _jpq_folder),
     (is_cross_encoder, _cross_encoder),
     (is_sentence_transformer, _sentence_transformer),
     (is_hypencoder, _hypencoder),

@@ -35,7 +35,7 @@ from jaxir.checkpoints.weights import read_json, resolve
 from jaxir.errors import InputError
 from jaxir.families import config_from_dict, config_to_dict, family
 from jaxir.files import STAGING, atomic_file, disk_errors, made_parents
-from jaxir.text import Tokenizer, load_tokenizer
+from jaxir.text import Tokenizer, check_like, load_tokenizer
 from jaxir.types import Params
 
 __all__ = [
@@ -235,6 +235,7 @@ def load_model(
                          RoBERTa or DistilBERT (``dense``)
     ``hf:ID``            the same, from the Hugging Face hub or its cache
     ``dpr:Q,C``          DPR's question and context encoders, folders or ``hf:ID``
+    ``jpq:Q,D``          JPQ's query and document encoders, likewise (kind ``jpq``)
     ``t5x:PATH``         a T5X checkpoint of a T5 (kind ``t5``), with a tokenizer in
                          its folder or beside it, or ``tokenizer=``
     ==================== ============================================================
@@ -258,7 +259,9 @@ def load_model(
             if tokenizer is None:
                 return model
             _check_sort(tokenizer, model.kind)
-            return model._replace(tokenizer=_tokenizer(tokenizer, model.config))
+            loaded = _tokenizer(tokenizer, model.config)
+            check_like(loaded, model.tokenizer)
+            return model._replace(tokenizer=loaded)
         found = import_folder(directory, text)
     return _imported(found, text, kind, tokenizer)
 
@@ -309,10 +312,7 @@ def _check_kind(where: object, found: str, wanted: str | None) -> None:
 
 
 def _imported(
-    found: Imported,
-    spec: str,
-    kind: str | None,
-    tokenizer: str | os.PathLike | None,
+    found: Imported, spec: str, kind: str | None, tokenizer: str | os.PathLike | None
 ) -> Model:
     """A model out of an import, with its tokenizer."""
     _check_kind(spec, found.kind, kind)
@@ -326,7 +326,7 @@ def _imported(
         )
     if tokenizer is not None:
         _check_sort(tokenizer, found.kind)
-    loaded = _tokenizer(place, found.config)
+    loaded = found.tokenizer(_tokenizer(place, found.config), found.config, place)
     return model_from_parts(found.kind, found.config, found.params, loaded, path=spec)
 
 

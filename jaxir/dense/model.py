@@ -48,7 +48,7 @@ class DenseConfig:
       query_template: how a query is written, ``{text}`` standing for it.
       doc_template: how a document is written.
       projection_size: width of the projection after pooling; None for no projection.
-      projection_activation: ``identity`` or ``tanh``.
+      projection_activation: ``identity``, ``tanh`` or ``layer_norm``.
 
     Raises:
       InputError: for an unknown name, or lengths that the backbone cannot take.

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from jaxir.errors import InputError
 from jaxir.nn.bert import BertConfig, BertEncoder, EncoderOutput
 from jaxir.nn.heads import POOLING
-from jaxir.nn.layers import Dense
+from jaxir.nn.layers import Dense, LayerNorm
 from jaxir.numerics import l2_normalize
 from jaxir.text import Templates
 from jaxir.types import Params, TokenBatch
@@ -38,7 +38,10 @@ SIMILARITIES = {"cosine": l2_normalize, "dot": lambda vectors: vectors}
 """What becomes of a vector so that a dot product is the similarity."""
 
 PROJECTION_ACTIVATIONS = {"identity": lambda vectors: vectors, "tanh": jnp.tanh}
-"""What follows the projection, by name."""
+"""What follows the projection, by name; ``layer_norm`` does too, and has parameters."""
+
+_LAYER_NORM = "layer_norm"
+_NORM_EPS = 1e-5  # PyTorch's, whatever the backbone's
 
 TOWERS = {"shared": ("shared",), "separate": ("query", "doc")}
 """Names of the parameter trees of each arrangement of towers."""
@@ -48,14 +51,16 @@ class Tower(nn.Module):
     """One tower: tokens ``[B, T]`` to vectors ``[B, E]`` in float32.
 
     Parameters: ``backbone`` (a ``BertEncoder``'s) and, with a projection,
-    ``projection/{kernel [D, E], bias [E]}``.
+    ``projection/{kernel [D, E], bias [E]}``; with ``layer_norm`` behind it
+    ``projection_norm/{scale [E], bias [E]}``.
 
     Args:
       config: of the backbone.
       pooling: a name of ``nn.heads.POOLING``: ``mean``, ``cls``, ``max`` or ``last``.
       similarity: a name of :data:`SIMILARITIES`.
       projection_size: width of the projection after pooling; None for no projection.
-      projection_activation: a name of :data:`PROJECTION_ACTIVATIONS`.
+      projection_activation: a name of :data:`PROJECTION_ACTIVATIONS`, or
+        ``layer_norm``.
 
     Example::
 
@@ -79,6 +84,8 @@ class Tower(nn.Module):
         self.backbone = BertEncoder(self.config)
         if self.projection_size is not None:
             self.projection = Dense(self.projection_size)
+            if self.projection_activation == _LAYER_NORM:
+                self.projection_norm = LayerNorm(_NORM_EPS)
 
     def __call__(
         self, tokens: TokenBatch, *, deterministic: bool = True
@@ -116,7 +123,10 @@ class Tower(nn.Module):
         """Projection and similarity of pooled states."""
         if self.projection_size is not None:
             vectors = self.projection(vectors)
-            vectors = PROJECTION_ACTIVATIONS[self.projection_activation](vectors)
+            if self.projection_activation == _LAYER_NORM:
+                vectors = self.projection_norm(vectors)
+            else:
+                vectors = PROJECTION_ACTIVATIONS[self.projection_activation](vectors)
         return SIMILARITIES[self.similarity](vectors.astype(jnp.float32))
 
 
@@ -165,12 +175,15 @@ def check_towers(config: Any) -> None:
         ("pooling", POOLING),
         ("similarity", SIMILARITIES),
         ("towers", TOWERS),
-        ("projection_activation", PROJECTION_ACTIVATIONS),
+        ("projection_activation", (*PROJECTION_ACTIVATIONS, _LAYER_NORM)),
     ):
         value = getattr(config, name)
         if value not in known:
             expected = "one of " + ", ".join(known)
             raise InputError(f"{where}.{name}", repr(value), expected)
+    if config.projection_activation == _LAYER_NORM and config.projection_size is None:
+        found = f"{_LAYER_NORM!r} without a projection"
+        raise InputError(f"{where}.projection_activation", found, "a projection_size")
     for name in ("query_length", "doc_length"):
         value = getattr(config, name)
         if not 0 < value <= config.backbone.max_length:

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxir.dense.model import DenseConfig
+from jaxir.errors import InputError
 from jaxir.nn.bert import BertConfig, BertEncoder
 from jaxir.nn.tower import Tower
 from jaxir.types import TokenBatch
@@ -74,3 +76,27 @@ def test_vectors_of_a_text_without_tokens_are_finite():
     params = init(tower, tokens)
     assert np.isfinite(tower.apply(params, tokens)).all()
     assert np.isfinite(tower.apply(params, tokens, 2, method=Tower.first_vectors)).all()
+
+
+def test_a_layer_norm_may_follow_the_projection():
+    tokens = texts([3, 6], 6)
+    plain = Tower(TINY, "cls", "dot", 5)
+    tower = Tower(TINY, "cls", "dot", 5, "layer_norm")
+    params = init(tower, tokens)["params"]
+    assert set(params) == {"backbone", "projection", "projection_norm"}
+    scale, bias = jnp.arange(1.0, 6.0), jnp.arange(5.0)
+    params = params | {"projection_norm": {"scale": scale, "bias": bias}}
+    found = tower.apply({"params": params}, tokens)
+    del params["projection_norm"]
+    vectors = np.asarray(plain.apply({"params": params}, tokens), np.float64)
+    centred = vectors - vectors.mean(axis=1, keepdims=True)
+    wanted = centred / np.sqrt(vectors.var(axis=1, keepdims=True) + 1e-5)
+    wanted = wanted * np.asarray(scale)[None] + np.asarray(bias)[None]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_norm_needs_a_projection():
+    with pytest.raises(InputError, match="'layer_norm' without a projection; expected"):
+        DenseConfig(
+            TINY, query_length=8, doc_length=8, projection_activation="layer_norm"
+        )
