@@ -1,4 +1,4 @@
-"""Convert a model between jaxir and other libraries.
+"""Convert a model, or an index of codes, between jaxir and other libraries.
 
   jaxir convert hf:sentence-transformers/all-MiniLM-L6-v2 jaxir:models/minilm
   jaxir convert hf:ID jaxir:DIR --set pooling=cls --set towers=separate
@@ -8,19 +8,26 @@
   jaxir convert jaxir:models/mine hf:exported
   jaxir convert hf:castorini/monot5-base-msmarco jaxir:models/monot5 \\
       --target_token ▁true --contrast_token ▁false --set max_length=512
+  jaxir convert jpq:QUERY_ID,DOC_ID jaxir:models/jpq --tokenizer hf:roberta-base
+  jaxir convert jaxir:indexes/jpq faiss:jpq.faiss
+  jaxir convert faiss:OPQ24,IVF1,PQ24x8.index jaxir:indexes/theirs \\
+      --model models/jpq --collection msmarco/passage
 
 FROM is hf:ID_OR_DIR (sentence-transformers, a bare BERT, RoBERTa or DistilBERT, one of
-them as a classifier with one label, a T5, a Hypencoder of the paper's authors), t5x:DIR
-(a T5X checkpoint), dpr:QUESTION,CONTEXT or jaxir:DIR.  TO is one of
+them as a classifier with one label, a T5, a Hypencoder of the paper's authors, one or
+both encoders of JPQ's authors), t5x:DIR (a T5X checkpoint), dpr:QUESTION,CONTEXT,
+jpq:QUERY,DOC, faiss:FILE (an IndexPQ or an IndexIVFPQ of one list, rotated or not) or
+jaxir:DIR.  TO is one of
 
   jaxir:DIR  any model
   hf:DIR     a bi-encoder as a sentence-transformers folder, or two, query/ and
-             document/, for separate towers; a BERT cross-encoder as a sequence
-             classifier; a T5 or an EncDec reranker as T5ForConditionalGeneration; an
-             Enc reranker as T5EncoderModel and score_head.safetensors; a Hypencoder
-             for its authors' code
+             document/, for separate towers; those of JPQ's authors for their code; a
+             BERT cross-encoder as a sequence classifier; a T5 or an EncDec reranker as
+             T5ForConditionalGeneration; an Enc reranker as T5EncoderModel and
+             score_head.safetensors; a Hypencoder for its authors' code
   t5x:DIR    a T5 or a RankT5 as DIR/checkpoint_0 in T5X's native layout, and its
              tokenizer
+  faiss:FILE an index of kind pq for any Faiss; FILE.ids.txt has the documents' ids
 """
 
 import argparse
@@ -63,6 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--contrast_token", metavar="TOKEN", help="monoT5's second token (▁false)"
     )
+    parser.add_argument("--model", help="what encoded the documents of faiss:FILE")
+    parser.add_argument("--collection", help="the documents of faiss:FILE, in order")
+    parser.add_argument(
+        "--layout",
+        choices=("flat", "ivf"),
+        help="of the file that is written: OPQ{M},PQ{M}x8 (flat, the default), or "
+        "OPQ{M},IVF1,PQ{M}x8, which JPQ's authors have (ivf)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -76,12 +91,18 @@ def run(args: argparse.Namespace) -> int:
         tokenizer=args.tokenizer,
         target_token=args.target_token,
         contrast_token=args.contrast_token,
+        model=args.model,
+        collection=args.collection,
+        layout=args.layout,
         command=args.command,
     )
     if args.json:
         print(json.dumps(result))
-    else:
-        say(f"{args.target}: {result['kind']}, {result['num_parameters']:,} parameters")
+        return 0
+    docs = result.get("num_docs")
+    size = f"{docs:,} documents" if docs is not None else ""
+    size = size or f"{result['num_parameters']:,} parameters"
+    say(f"{args.target}: {result['kind']}, {size}")
     return 0
 
 
@@ -93,31 +114,46 @@ def convert(
     tokenizer: str | None = None,
     target_token: str | None = None,
     contrast_token: str | None = None,
+    model: str | None = None,
+    collection: str | None = None,
+    layout: str | None = None,
     command: str = "",
 ) -> dict[str, Any]:
-    """Reads a model in one format and writes it in another.
+    """Reads a model or an index in one format and writes it in another.
 
     Args:
-      source: ``hf:ID_OR_DIR``, ``t5x:DIR``, ``dpr:QUESTION,CONTEXT``, ``jaxir:DIR`` or
-        a folder.
-      target: ``jaxir:DIR``, ``hf:DIR`` or ``t5x:DIR``.
+      source: ``hf:ID_OR_DIR``, ``t5x:DIR``, ``dpr:QUESTION,CONTEXT``,
+        ``jpq:QUERY,DOC``, ``faiss:FILE``, ``jaxir:DIR`` or a folder.
+      target: ``jaxir:DIR``, ``hf:DIR``, ``t5x:DIR`` or ``faiss:FILE``.
       changes: values of configuration fields to replace.
       tokenizer: the tokenizer to take, for a model that comes without one.
       target_token: makes a T5 an EncDec reranker whose score is this token's logit.
       contrast_token: monoT5's second token; with it the template is monoT5's.
+      model: what encoded the documents of ``faiss:FILE``.
+      collection: the documents of ``faiss:FILE``.
+      layout: of the file of Faiss that is written, ``flat`` or ``ivf``.
       command: how this was started, for the model card.
 
     Returns:
-      ``kind``, ``fingerprint``, ``num_parameters`` and ``path`` of what was written.
+      ``kind``, ``fingerprint``, ``num_parameters`` (``num_docs`` of an index) and
+      ``path`` of what was written.
 
     Raises:
       InputError: a format we do not know, a model that cannot be read or written, or a
         target that holds something else.
     """
     scheme, _, path = target.partition(":")
-    if scheme not in _WRITERS or not path:
+    if scheme not in (*_WRITERS, "faiss") or not path:
         known = ", ".join(f"{name}:DIR" for name in _WRITERS)
-        raise InputError("TO", repr(target), f"one of {known}")
+        raise InputError("TO", repr(target), f"one of {known}, faiss:FILE")
+    of_index = {"model": model, "collection": collection, "layout": layout}
+    tokens = {"target_token": target_token, "contrast_token": contrast_token}
+    if "faiss" in (scheme, source.partition(":")[0]):
+        from jaxir.export.faiss_index import convert_index
+
+        _refuse(tokens | {"set": changes or None}, "a file of Faiss")
+        return convert_index(source, target, tokenizer=tokenizer, **of_index)
+    _refuse(of_index, "a model; for faiss:FILE alone")
     directory = Path(path).expanduser()
     _check_place(directory, scheme)
 
@@ -130,29 +166,35 @@ def convert(
     # A prefix that names another model's layout stays; ours says nothing more.
     spec = source.removeprefix("jaxir:")
     if target_token is None and contrast_token is None:
-        model = load_model(spec, tokenizer=tokenizer)
+        found = load_model(spec, tokenizer=tokenizer)
     else:
-        model = load_reranker(
+        found = load_reranker(
             spec, target_token=target_token, contrast_token=contrast_token,
             tokenizer=tokenizer,
         )  # fmt: skip
-    origin = Path(re.sub(r"^(hf|t5x):", "", model.path)).expanduser().resolve()
+    origin = Path(re.sub(r"^(hf|t5x):", "", found.path)).expanduser().resolve()
     if scheme != "jaxir" and directory.resolve() in (origin, *origin.parents):
         raise InputError(directory, "the model that is read", "another place for TO")
     if changes:
-        data = _merged(config_to_dict(model.config), changes)
-        config = config_from_dict(model.kind, data, where="--set")
-        adapt = family(model.kind).adapt_params
-        params = adapt(model.config, model.params, config)
-        _check_parameters(model.kind, params, config, "--set")
-        model = model_from_parts(model.kind, config, params, model.tokenizer)
-    _WRITERS[scheme](model, source, directory, command)
+        data = _merged(config_to_dict(found.config), changes)
+        config = config_from_dict(found.kind, data, where="--set")
+        adapt = family(found.kind).adapt_params
+        params = adapt(found.config, found.params, config)
+        _check_parameters(found.kind, params, config, "--set")
+        found = model_from_parts(found.kind, config, params, found.tokenizer)
+    _WRITERS[scheme](found, source, directory, command)
     return {
-        "kind": model.kind,
-        "fingerprint": model.fingerprint,
-        "num_parameters": sum(int(x.size) for x in jax.tree.leaves(model.params)),
+        "kind": found.kind,
+        "fingerprint": found.fingerprint,
+        "num_parameters": sum(int(x.size) for x in jax.tree.leaves(found.params)),
         "path": str(directory),
     }
+
+
+def _refuse(options: Mapping[str, Any], what: str) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise InputError(f"--{given[0]}", f"given with {what}", "to be left out")
 
 
 def _change(text: str) -> tuple[str, Any]:
@@ -181,7 +223,10 @@ def _merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 _JAXIR_MARKS = ("model.json", "modules.json", "query/modules.json")
 # What stands in a model's folder, which may be replaced.
-_MARKS = {"jaxir": _JAXIR_MARKS, "hf": (*_JAXIR_MARKS, "model.safetensors")}
+_MARKS = {
+    "jaxir": _JAXIR_MARKS,
+    "hf": (*_JAXIR_MARKS, "model.safetensors", "*query.encoder/model.safetensors"),
+}
 # A T5X folder with other steps is somebody's training, and is never replaced.
 _T5X_FOLDERS = {"checkpoint_0", "tokenizer"}
 _DECODERS = {"logits_via_embedding", "num_decoder_layers"}
@@ -193,7 +238,7 @@ def _check_place(directory: Path, scheme: str) -> None:
         return
     names = {x.name for x in directory.iterdir()} if directory.is_dir() else {"a file"}
     names = {name for name in names if not name.startswith(STAGING)}
-    replaceable = any((directory / mark).is_file() for mark in _MARKS.get(scheme, ()))
+    replaceable = any(any(directory.glob(mark)) for mark in _MARKS.get(scheme, ()))
     if scheme == "t5x":
         replaceable = names <= _T5X_FOLDERS
     # Replaced as a whole; only our own writer leaves a training's checkpoints alone.
@@ -279,14 +324,26 @@ def _check_kind(model: Any, kinds: Iterable[str]) -> None:
         raise InputError("FROM", f"a model of kind {model.kind!r}", expected)
 
 
-def _sentence_transformer(model: Any, place: Path, final: Path) -> None:
+def _encoders(model: Any, place: Path, final: Path) -> None:
+    """Of a bi-encoder or of a JPQ model: for whose code there is for such towers."""
+    from jaxir.checkpoints.jpq import check_expressible, export_jpq
     from jaxir.checkpoints.sentence_transformers import export_sentence_transformer
+    from jaxir.dense.model import DenseConfig
 
-    del final
+    if model.config.projection_activation == "layer_norm":
+        check_expressible(model.config, final)
+        export_jpq(
+            model.kind, model.config, model.params, place, tokenizer=model.tokenizer
+        )
+        return
+    if model.kind == "jpq":
+        say(f"{final}: encoders alone; an index carries the codec (faiss:FILE)")
     if model.config.towers == "shared":
         export_sentence_transformer(model.config, model.params, model.tokenizer, place)
         return
-    one_tower = dataclasses.replace(model.config, towers="shared")
+    names = [field.name for field in dataclasses.fields(DenseConfig)]
+    fields = {name: getattr(model.config, name) for name in names}
+    one_tower = DenseConfig(**fields | {"towers": "shared"})
     for side, name in (("query", "query"), ("doc", "document")):
         export_sentence_transformer(
             one_tower, {"shared": model.params[side]}, model.tokenizer, place / name
@@ -325,7 +382,8 @@ def _hypencoder(model: Any, place: Path, final: Path) -> None:
 _T5 = ("t5", "rank_t5")
 # Each writes at a temporary place what will stand at its final one.
 _HUGGINGFACE: dict[str, Callable[[Any, Path, Path], None]] = {
-    "dense": _sentence_transformer,
+    "dense": _encoders,
+    "jpq": _encoders,
     "t5": _t5,
     "rank_t5": _rank_t5,
     "rank_bert": _cross_encoder,
