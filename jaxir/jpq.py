@@ -30,7 +30,7 @@ from jaxir.families import check_losses, family
 from jaxir.fit import Fit, ListSource, given, prepared_lists, with_changes
 from jaxir.manifest import Manifest, read_manifest
 from jaxir.mesh import make_mesh
-from jaxir.openers import Opening, _model_of
+from jaxir.openers import Opening, model_of
 from jaxir.pq.model import JpqConfig, searching_codec
 from jaxir.pq.search import open_codes
 from jaxir.pq.task import JpqLoss, make_task
@@ -73,7 +73,7 @@ def load_jpq(
     place = Path(index)
     if (place / "manifest.json").is_file():
         manifest = read_pq(place, "holds a model to train with its codes")
-        model = _model_of(Opening(place, manifest))
+        model = model_of(Opening(place, manifest))
     else:
         model = load_model(index, kind="jpq")
     config = with_changes(model.config, given(changes))
@@ -190,7 +190,7 @@ def fit_jpq(
     _check_lists(loss, lists, pipeline)
     manifest = read_pq(index, "a JPQ model is trained with")
     _check_collection(index, manifest, collection)
-    _check_codec(index, _model_of(Opening(index, manifest)), model)
+    _check_codec(index, model_of(Opening(index, manifest)), model)
     codes = np.load(index / CODES, mmap_mode="r")
     stored = None
     if vectors is not None:

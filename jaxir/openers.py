@@ -32,6 +32,7 @@ __all__ = [
     "Opener",
     "Opening",
     "RankTexts",
+    "model_of",
     "shards_fingerprint",
 ]
 
@@ -108,7 +109,7 @@ def _open_dense(opening: Opening) -> RankTexts:
     from jaxir.dense.vectors import open_vectors
     from jaxir.encode import TextEncoder
 
-    encoder = TextEncoder(_model_of(opening), side="query")
+    encoder = TextEncoder(model_of(opening), side="query")
     vectors = open_vectors(_shards(opening))
 
     def rank(texts: Sequence[str], k: int, names: Sequence[str]) -> Found:
@@ -132,7 +133,7 @@ def _open_pq(opening: Opening) -> RankTexts:
     from jaxir.pq.model import searching_codec
     from jaxir.pq.search import open_codes
 
-    model, path = _model_of(opening), opening.directory / "codes.npy"
+    model, path = model_of(opening), opening.directory / "codes.npy"
     codes = np.load(path, mmap_mode="r")
     num_docs = int(opening.manifest.counts["docs"])
     if codes.dtype != np.uint8 or codes.ndim != 2 or codes.shape[1] != num_docs:
@@ -157,7 +158,7 @@ def _open_hypencoder(opening: Opening) -> RankTexts:
     from jaxir.hyper.stored import QueryError
     from jaxir.mesh import make_mesh
 
-    model, shards = _model_of(opening), _shards(opening)
+    model, shards = model_of(opening), _shards(opening)
     spec = model.config.qnet
     _check_width(opening, shards[0].shape[1], spec.row_width)
     open_mode = _walking if opening.mode == "graph" else _scoring_all
@@ -273,7 +274,7 @@ def _first(ranking: Ranking, count: int) -> Ranking:
     return Ranking(*(np.asarray(part)[:count] for part in ranking))
 
 
-def _model_of(opening: Opening) -> "Model":
+def model_of(opening: Opening) -> "Model":
     """The model given, the copy in the index, or the one at the remembered path."""
     from jaxir.checkpoints.model_dir import load_model
 

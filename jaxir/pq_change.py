@@ -21,7 +21,7 @@ from jaxir.errors import InputError
 from jaxir.files import locked, open_text
 from jaxir.index_job import BuildOptions, changing, encoded
 from jaxir.manifest import DocIdFile, Manifest, read_manifest, write_doc_ids
-from jaxir.openers import Opening, _model_of
+from jaxir.openers import Opening, model_of
 from jaxir.pq_index import CODES, measured, new_codes, read_pq, write_codes
 from jaxir.progress import progress_bar
 
@@ -70,7 +70,7 @@ def add_documents(
                 collection.path, f"documents that the index has: {_some(known)}",
                 "new ids", f"first jaxir index --index {directory} --delete IDS",
             )  # fmt: skip
-        model = _model_of(Opening(directory, manifest))
+        model = model_of(Opening(directory, manifest))
         details = manifest.details
         options = BuildOptions(
             batch_tokens=batch_tokens, max_length=details.get("max_length")

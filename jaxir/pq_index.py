@@ -22,7 +22,7 @@ from jaxir.data.collection import Collection
 from jaxir.errors import InputError
 from jaxir.index_job import BuildOptions, Job, changing, encoded, writing
 from jaxir.manifest import Manifest, read_manifest
-from jaxir.openers import Opening, _model_of
+from jaxir.openers import Opening, model_of
 from jaxir.progress import say
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def quantized_model(model: "Model", codec: "Codec") -> "Model":
       InputError: a model of another kind, or a codec of another width.
     """
     from jaxir.checkpoints.model_dir import model_from_parts
-    from jaxir.dense.model import adapt_params
+    from jaxir.nn.tower import adapt_towers
     from jaxir.pq.model import JpqConfig, codec_params, codec_spec
 
     if model.kind != "dense":
@@ -80,7 +80,7 @@ def quantized_model(model: "Model", codec: "Codec") -> "Model":
     if codec_spec(config) != spec:
         width = codec_spec(config).width
         raise InputError("codec", f"of vectors of width {spec.width}", f"width {width}")
-    towers = adapt_params(model.config, model.params, config)
+    towers = adapt_towers(model.params, config.towers)
     params = {**towers, "codec": codec_params(codec)}
     return model_from_parts("jpq", config, params, model.tokenizer)
 
@@ -315,7 +315,7 @@ def take_codes(
     manifest = read_pq(source, "codes are taken from")
     if collection is not None:
         _check_collection(source, manifest, collection, "codes")
-    _check_same(source, _model_of(Opening(source, manifest)).params, model.params)
+    _check_same(source, model_of(Opening(source, manifest)).params, model.params)
     own = pq_details(model, self_contained=options.self_contained)
     new = manifest._replace(
         model_fingerprint=model.fingerprint, details=manifest.details | own

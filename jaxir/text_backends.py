@@ -287,7 +287,7 @@ def lower_cased(backend: Backend, name: object) -> Backend:
             "a byte-level one, RoBERTa's",
         )  # fmt: skip
     ours = [normalizers.Strip(left=False, right=True), normalizers.Lowercase()]
-    changes = normalizers.Sequence(ours)  # type: ignore[arg-type]
+    changes = normalizers.Sequence(ours)
     tokenizer = Tokenizer.from_str(json.dumps(data | {"normalizer": None}))
     tokenizer.normalizer = changes
     wanted = json.loads(tokenizer.to_str())["normalizer"]

@@ -312,13 +312,17 @@ def export_sentence_transformer(
       directory: where to write; made if absent.
 
     Raises:
-      InputError: separate towers, or a template that is more than a prompt.
+      InputError: separate towers, a projection that sentence-transformers' Dense has not,
+        or a template that is more than a prompt.
     """
     directory = Path(directory)
     if config.towers != "shared":
         found, expected = "a model with separate towers", "one tower"
         remedy = "a sentence-transformers folder holds one encoder"
         raise InputError(directory, found, expected, remedy)
+    if config.projection_activation not in _ACTIVATIONS.values():
+        found = f"a projection with {config.projection_activation!r}"
+        raise InputError(directory, found, " or ".join(_ACTIVATIONS.values()))
     prompts = {
         "query": _prompt(config.query_template, "query_template"),
         "document": _prompt(config.doc_template, "doc_template"),

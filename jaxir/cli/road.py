@@ -37,10 +37,16 @@ __all__ = [
 ]
 
 BASELINE = "BM25"
+"""What all systems are compared with."""
+
 RERANKED = 20  # documents of a query that the cross-encoder reads
 RERANKED_LENGTH = 96  # tokens of query and document
-NEIGHBORS = 16  # of a document in the graph that a Hypencoder walks along
-CENTROIDS = 256  # of a byte of the compressed index, each of which wants a document
+NEIGHBORS = 16
+"""Of a document, in the graph that a Hypencoder walks along."""
+
+CENTROIDS = 256
+"""Of a byte of the compressed index, each of which wants a document."""
+
 PART_WIDTH = 16  # numbers of a vector that one of its bytes stands for
 LENGTHS = ("query_length", "doc_length")
 

@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxir.nn.bert import BertConfig
 from jaxir.nn.tower import (
+    TowersConfig,
     adapt_towers,
     apply_tower,
-    check_towers,
     embedding_size,
     init_towers,
     tower_name,
@@ -35,39 +34,8 @@ __all__ = [
 
 
 @dataclasses.dataclass(frozen=True)
-class DenseConfig:
-    """A dense bi-encoder; the defaults are those of all-MiniLM and its kind.
-
-    Attributes:
-      backbone: the encoder of each tower.
-      pooling: a name of ``nn.heads.POOLING``: ``mean``, ``cls``, ``max`` or ``last``.
-      similarity: ``cosine`` (vectors of length 1) or ``dot``.
-      towers: ``shared`` or ``separate``.
-      query_length: the most tokens of a query.
-      doc_length: the most tokens of a document.
-      query_template: how a query is written, ``{text}`` standing for it.
-      doc_template: how a document is written.
-      projection_size: width of the projection after pooling; None for no projection.
-      projection_activation: ``identity``, ``tanh`` or ``layer_norm``.
-
-    Raises:
-      InputError: for an unknown name, or lengths that the backbone cannot take.
-    """
-
-    backbone: BertConfig = dataclasses.field(default_factory=BertConfig)
-    pooling: str = "mean"
-    similarity: str = "cosine"
-    towers: str = "shared"
-    query_length: int = 32
-    doc_length: int = 256
-    query_template: str = "{text}"
-    doc_template: str = "{text}"
-    projection_size: int | None = None
-    projection_activation: str = "identity"
-
-    def __post_init__(self) -> None:
-        """Checks names and lengths."""
-        check_towers(self)
+class DenseConfig(TowersConfig):
+    """A dense bi-encoder: its towers are all it is; ``TowersConfig`` has the fields."""
 
 
 def init_params(config: DenseConfig, rng: jax.Array) -> Params:

@@ -17,7 +17,7 @@ from jaxir.export.faiss_io import FaissCodes, read_faiss, write_faiss
 from jaxir.files import atomic_file, check_output, locked
 from jaxir.index_job import BuildOptions, Job, writing
 from jaxir.manifest import DocIdFile, Manifest, check_replaceable, read_manifest
-from jaxir.openers import Opening, _model_of
+from jaxir.openers import Opening, model_of
 from jaxir.pq_index import (
     CODES,
     new_codes,
@@ -245,7 +245,7 @@ def export_faiss(
     directory, path = Path(directory), Path(path)
     manifest = read_pq(directory, "can become a file of Faiss")
     _check_file(path)
-    model = _model_of(Opening(directory, manifest))
+    model = model_of(Opening(directory, manifest))
     codes = np.load(directory / CODES, mmap_mode="r")
     spec = codec_spec(model.config)
     shape = (spec.doc_bytes, manifest.counts["docs"])

@@ -51,7 +51,7 @@ class HypencoderConfig:
         queries; documents of several vectors have those of their first tokens instead.
       similarity: ``dot``, or ``cosine`` for document vectors of length 1.
       projection_size: width of the projection after pooling; None for no projection.
-      projection_activation: ``identity`` or ``tanh``.
+      projection_activation: ``identity``, ``tanh`` or ``layer_norm``.
       towers: ``shared`` or ``separate``.
       query_length: the most tokens of a query.
       doc_length: the most tokens of a document.

@@ -6,6 +6,7 @@ its fields ``backbone``, ``pooling``, ``similarity``, ``projection_size``,
 ``projection_activation`` and ``towers``.
 """
 
+import dataclasses
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -26,6 +27,7 @@ __all__ = [
     "SIMILARITIES",
     "TOWERS",
     "Tower",
+    "TowersConfig",
     "adapt_towers",
     "apply_tower",
     "check_towers",
@@ -45,6 +47,42 @@ _NORM_EPS = 1e-5  # PyTorch's, whatever the backbone's
 
 TOWERS = {"shared": ("shared",), "separate": ("query", "doc")}
 """Names of the parameter trees of each arrangement of towers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TowersConfig:
+    """Towers of both sides; the defaults are those of all-MiniLM and its kind.
+
+    Attributes:
+      backbone: the encoder of each tower.
+      pooling: a name of ``nn.heads.POOLING``: ``mean``, ``cls``, ``max`` or ``last``.
+      similarity: ``cosine`` (vectors of length 1) or ``dot``.
+      towers: ``shared`` or ``separate``.
+      query_length: the most tokens of a query.
+      doc_length: the most tokens of a document.
+      query_template: how a query is written, ``{text}`` standing for it.
+      doc_template: how a document is written.
+      projection_size: width of the projection after pooling; None for no projection.
+      projection_activation: ``identity``, ``tanh`` or ``layer_norm``.
+
+    Raises:
+      InputError: for an unknown name, or lengths that the backbone cannot take.
+    """
+
+    backbone: BertConfig = dataclasses.field(default_factory=BertConfig)
+    pooling: str = "mean"
+    similarity: str = "cosine"
+    towers: str = "shared"
+    query_length: int = 32
+    doc_length: int = 256
+    query_template: str = "{text}"
+    doc_template: str = "{text}"
+    projection_size: int | None = None
+    projection_activation: str = "identity"
+
+    def __post_init__(self) -> None:
+        """Checks names and lengths."""
+        check_towers(self)
 
 
 class Tower(nn.Module):

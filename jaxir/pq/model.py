@@ -18,9 +18,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from jaxir.dense.model import DenseConfig
 from jaxir.errors import InputError
-from jaxir.nn.tower import apply_tower, embedding_size, init_towers
+from jaxir.nn.tower import (
+    TowersConfig,
+    apply_tower,
+    embedding_size,
+    init_towers,
+)
 from jaxir.pq.codec import Codec, CodecSpec, lookup, quantize, tables
 from jaxir.types import Params, TokenBatch
 
@@ -41,7 +45,7 @@ __all__ = [
 
 
 @dataclasses.dataclass(frozen=True)
-class JpqConfig(DenseConfig):
+class JpqConfig(TowersConfig):
     """A bi-encoder of separate towers, and the codec of its documents.
 
     Attributes:
@@ -50,7 +54,7 @@ class JpqConfig(DenseConfig):
       bits: of a part's code, 8 or 4.
 
     Raises:
-      InputError: as ``DenseConfig``; shared towers; parts of unequal width.
+      InputError: as ``TowersConfig``; shared towers; parts of unequal width.
     """
 
     towers: str = "separate"
@@ -117,7 +121,7 @@ def adapt_params(config: JpqConfig, params: Params, target: JpqConfig) -> Params
         raise InputError(
             "codec", f"{found.subvectors} parts of {found.bits} bits",
             f"{expected.subvectors} parts of {expected.bits} bits",
-            "build another index of the bi-encoder (jaxir index --kind jpq)",
+            "build another index of the bi-encoder (jaxir index --kind pq)",
         )  # fmt: skip
     return params
 

@@ -47,7 +47,8 @@ class Products(NamedTuple):
     codec: Codec
 
 
-Queries = Float[Array, "B _ _"] | Products  # tables of parts, or of pairs of them
+Queries = Float[Array, "B _ _"] | Products
+"""Tables of parts, or of pairs of them, or what is multiplied in their place."""
 
 
 def multiplies(platform: str, batch: int) -> bool:

@@ -260,6 +260,16 @@ def test_what_has_no_such_folder_says_so(tokenizer, tmp_path):
         written(tmp_path, tokenizer, config)
 
 
+def test_a_projection_with_a_norm_has_no_such_folder(tokenizer, tmp_path):
+    changes = {"projection_size": 4, "projection_activation": "layer_norm"}
+    config = dataclasses.replace(CONFIG, **changes)
+    params = init_params(config, jax.random.key(0))
+    place = tmp_path / "folder"
+    with pytest.raises(InputError, match="'layer_norm'; expected identity or tanh"):
+        export_sentence_transformer(config, params, tokenizer, place)
+    assert not place.exists()
+
+
 def test_a_bare_encoder_is_taken_with_mean_pooling(tokenizer, tmp_path, capsys):
     params = written(tmp_path, tokenizer)
     (tmp_path / "modules.json").unlink()
