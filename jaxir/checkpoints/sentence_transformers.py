@@ -312,8 +312,8 @@ def export_sentence_transformer(
       directory: where to write; made if absent.
 
     Raises:
-      InputError: separate towers, a projection that sentence-transformers' Dense has not,
-        or a template that is more than a prompt.
+      InputError: separate towers, a projection that their Dense has not, or a template
+        that is more than a prompt.
     """
     directory = Path(directory)
     if config.towers != "shared":
