@@ -119,7 +119,7 @@ def _exact(
         few = rows[start : start + step]
         found = codes[:, few.ravel()]
         if len(codes) != num_parts:
-            found = unpack(found)
+            found = np.asarray(unpack(found))
         parts = rotated[start : start + step].reshape(len(few), num_parts, width)
         # [M, b, W] x [M, W, C] -> [M, b, C], of which an entry for each part and row
         tables = parts.swapaxes(0, 1) @ codec.centroids.swapaxes(1, 2)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from jaxir.errors import InputError
 from jaxir.numerics import NEG_INF
@@ -82,6 +82,8 @@ def _scan(
 ) -> Ranking:
     """Documents ``first`` to ``stop``, ``span`` or fewer; row 0 is row ``offset``."""
     queries = for_codes(queries, codes.shape[0])  # once, not in every block
+    if not span:
+        return _empty(queries, k)
     # Blocks of like size; of 64s, which the selection cuts into groups.
     rows = min(span, -(-span // (64 * -(-span // block_rows))) * 64)
     last = codes.shape[1] - rows
@@ -113,13 +115,16 @@ def _sharded(
     queries: Queries,
     codes: UInt8[Array, "P N"],
     k: int,
-    block_rows: int,
+    block_rows: int | None,
     num_docs: int,
     mesh: Mesh,
     split: bool,
 ) -> Ranking:
-    axis = mesh.axis_names[0]
+    axis, platform = mesh.axis_names[0], mesh.devices.flat[0].platform
+    block_rows = block_rows or default_block_rows(platform, queries)
     span = -(-num_docs // mesh.shape[axis])
+    if mesh.size == 1:
+        return _scan(queries, codes, k, block_rows, span=span, stop=span)
 
     def local(queries: Queries, codes: UInt8[Array, "P N"]) -> Ranking:
         first = jax.lax.axis_index(axis) * span
@@ -138,6 +143,21 @@ def _sharded(
         out_specs=whole,
         check_vma=False,
     )(queries, codes)
+
+
+@partial(jax.jit, static_argnums=range(3, 9))
+def _from_vectors(
+    codec: Codec,
+    vectors: Float[Array, "B E"],
+    codes: UInt8[Array, "P N"],
+    k: int,
+    block_rows: int | None,
+    multiply: bool,
+    *placed: Any,
+) -> Ranking:
+    """One program: on a CPU, one that waits for another costs a millisecond more."""
+    queries = make_queries(codec, vectors, multiply=multiply)
+    return _sharded(queries, codes, k, block_rows, *placed)
 
 
 @jax.jit
@@ -186,8 +206,6 @@ def exhaustive_search(
       >>> exhaustive_search(table, codes, 2).doc_ids.tolist()
       [[2, 1]]
     """
-    if not codes.shape[1]:
-        return _empty(queries, k)
     rows = block_rows or default_block_rows(jax.default_backend(), queries)
     return _checked(_resident(queries, codes, k, rows))
 
@@ -209,13 +227,9 @@ def sharded_search(
       block_rows: documents of a block; None for :func:`default_block_rows`.
       names: of the queries in an error; None for their numbers.
     """
-    if not placed.num_docs:
-        return _empty(queries, k)
-    mesh = placed.mesh
-    rows = block_rows or default_block_rows(mesh.devices.flat[0].platform, queries)
-    queries = jax.device_put(queries, NamedSharding(mesh, PartitionSpec()))
-    search = partial(_sharded, mesh=mesh, split=placed.split)
-    return _checked(search(queries, placed.codes, k, rows, placed.num_docs), names)
+    queries = jax.device_put(queries, NamedSharding(placed.mesh, PartitionSpec()))
+    found = _sharded(queries, placed.codes, k, block_rows, *placed[1:])
+    return _checked(found, names)
 
 
 def stream_search(
@@ -373,11 +387,14 @@ def _jax_search(
     placed = place_codes(codes, mesh=mesh) if codes.nbytes <= budget else None
 
     def search(vectors: np.ndarray, k: int, names: Sequence[str]) -> Ranking:
-        at = jax.device_put(vectors, everywhere)
-        queries = make_queries(codec, at, multiply=multiplies(platform, len(vectors)))
-        how: dict[str, Any] = {"block_rows": block_rows, "names": names}
+        multiply = multiplies(platform, len(vectors))
         if placed is None:
-            return stream_search(queries, codes, k, **how)
-        return jax.device_get(sharded_search(queries, placed, k, **how))
+            queries = make_queries(codec, vectors, multiply=multiply)
+            return stream_search(queries, codes, k, block_rows=block_rows, names=names)
+        return jax.device_get(
+            _from_vectors(
+                codec, vectors, placed.codes, k, block_rows, multiply, *placed[1:]
+            )
+        )
 
     return search

@@ -96,15 +96,15 @@ def test_a_query_that_is_not_finite_is_named(index, monkeypatch, backend):
 
 
 def test_no_recompilation_over_numbers_of_queries(index):
-    from jaxir.pq.search import _sharded
+    from jaxir.pq.search import _from_vectors
 
     searcher = open_index(index)
     for count in (1, 4, 16, 64):
         searcher.search_texts(["sea"] * count, 3)
-    before = _sharded._cache_size()
+    before = _from_vectors._cache_size()
     for count in (1, 2, 7, 20, 63, 64, 100):
         searcher.search_texts(["sea"] * count, 3)
-    assert _sharded._cache_size() == before
+    assert _from_vectors._cache_size() == before
 
 
 def test_codes_that_are_not_those_of_the_index(index, tmp_path):

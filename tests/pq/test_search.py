@@ -198,7 +198,7 @@ def test_a_cpu_reads_the_file_where_it_lies(tmp_path):
 
 def test_no_recompilation():
     """Over queries, their number, and codecs and codes of like shape."""
-    programs = (pq_search._sharded, pq_search._fold, make_queries)
+    programs = (pq_search._from_vectors, pq_search._fold, make_queries)
     compiled = None
     for seed in range(3):
         codec, vectors, codes = make(300, 70, seed=seed)
