@@ -69,8 +69,9 @@ def multiplies(platform: str, batch: int) -> bool:
 def default_block_rows(platform: str, queries: Queries) -> int:
     """Documents of a block, at most.
 
-    On a CPU the scores of a block stay near its caches; an accelerator starts a kernel
-    for each part of each block, and wants few.
+    On a CPU the scores of a block and what the selection makes of them stay near its
+    caches, and below a fifth of an index of 100 MB; an accelerator starts a kernel for
+    each part of each block, and wants few.
 
     Args:
       platform: of the devices.
@@ -78,7 +79,8 @@ def default_block_rows(platform: str, queries: Queries) -> int:
     """
     if platform != "cpu":
         return 65_536 if isinstance(queries, Products) else 1 << 20
-    return min(65_536, (1 << 20) // max(1, count_queries(queries)))
+    rows = (1 << 18) // max(1, count_queries(queries))
+    return min(max(rows, 8_192), 65_536)
 
 
 def count_queries(queries: Queries) -> int:
