@@ -161,7 +161,8 @@ def fit_jpq(
       loss: what is learned from; the paper's by default.
       split: whose judgments are learned from.
       lists: which queries are asked, and with ``negatives="given"`` their negatives.
-      pipeline: batch and list size; lengths and templates are taken from the model.
+      pipeline: batch size and seed; lengths and templates are taken from the model,
+        the size of lists from the loss.
       optimizer: of the query tower; see :func:`joint_optimizer`.
       centroid_learning_rate: of the centroids; None for the paper's.
       loop: how long, and how often to evaluate and save.
@@ -187,7 +188,12 @@ def fit_jpq(
     check_losses(model.kind, loss)
     optimizer = joint_optimizer(optimizer, model.config, loss, centroid_learning_rate)
     check_settings(loop, optimizer)  # before any text is tokenized
-    _check_lists(loss, lists, pipeline)
+    live = loss.negatives == "live"
+    if live and lists.candidates is not None:
+        raise InputError(
+            "ListSource.candidates", f"{lists.candidates} with live negatives", "None",
+            "choose a task with given negatives",
+        )  # fmt: skip
     manifest = read_pq(index, "a JPQ model is trained with")
     _check_collection(index, manifest, collection)
     _check_codec(index, model_of(Opening(index, manifest)), model)
@@ -197,7 +203,8 @@ def fit_jpq(
         stored = _vectors(Path(vectors), loss, manifest.details["width"], collection)
     row, mesh = family(model.kind), make_mesh()
     assert row.texts is not None
-    pipeline = row.texts(model.config, pipeline)
+    size = 1 if live else 1 + loss.num_negatives
+    pipeline = row.texts(model.config, dataclasses.replace(pipeline, list_size=size))
     measure = None
     if validation is not None and validation.split is not None:
         measure = _validation(model, codes, collection, validation)
@@ -228,25 +235,6 @@ def fit_jpq(
         f"index: jaxir index --model {work_dir} --codes {index} --index NEW"
     )
     return Fit(trained, result.step, result.metrics, result.compilations)
-
-
-def _check_lists(loss: JpqLoss, lists: ListSource, pipeline: PipelineConfig) -> None:
-    """Negatives come from lists or from the search: what is given is not ignored."""
-    size, live = pipeline.list_size, loss.negatives == "live"
-    if live and size > 1:
-        raise InputError(
-            "list_size", f"{size} with live negatives", "1: a search finds them",
-            "choose a task with given negatives",
-        )  # fmt: skip
-    if live and lists.candidates is not None:
-        raise InputError(
-            "ListSource.candidates", f"{lists.candidates} with live negatives", "None",
-            "choose a task with given negatives",
-        )  # fmt: skip
-    if not live and size == 1:
-        raise InputError(
-            "list_size", "1, a positive alone, with given negatives", "2 or more"
-        )
 
 
 def _check_collection(where: Path, manifest: Manifest, collection: Collection) -> None:

@@ -51,7 +51,7 @@ def test_parts_parse_alone(file):
     text = whole_text(file)
     required = re.findall(r"^(\w+) = %gin.REQUIRED", text, re.M)
     # of models' and tasks' files
-    from_others = ("MODEL", "START", "TASK", "DATA", "INDEX", "LIST_SIZE")
+    from_others = ("MODEL", "START", "TASK", "DATA", "INDEX")
     if file.startswith("runs/"):
         required += [name for name in from_others if f"%{name}\n" in text]
     values = {"LISTS": "'lists.jsonl'"}

@@ -39,7 +39,7 @@ def index(make_tiny_model, tiny_collection, tmp_path):
 def run(index, collection, place, *, steps=6, model=None, **changes):
     wanted = {
         "loss": LOSS, "optimizer": ADAM, "centroid_learning_rate": 1e-2,
-        "pipeline": PipelineConfig(batch_size=8, list_size=1),
+        "pipeline": PipelineConfig(batch_size=8),
         "lists": ListSource(per="positive"),
         "loop": TrainConfig(total_steps=steps, save_every=1, log_every=1),
     }  # fmt: skip
@@ -155,8 +155,7 @@ def test_vectors_and_given_negatives(index, make_tiny_model, tiny_collection, tm
     np.testing.assert_array_equal(codec["centroids"], codec["assignment"])
     result = run(
         index, tiny_collection, tmp_path / "given", steps=2,
-        loss=JpqLoss(negatives="given"),
-        pipeline=PipelineConfig(batch_size=8, list_size=5),
+        loss=JpqLoss(negatives="given", num_negatives=4),
     )  # fmt: skip
     assert result.step == 2
 
@@ -188,17 +187,10 @@ def test_codes_of_another_codec(index, make_tiny_model, tiny_collection, tmp_pat
 
 
 def test_what_would_be_ignored_is_refused(index, tiny_collection, tmp_path):
-    lists = PipelineConfig(batch_size=8, list_size=3)
-    one = PipelineConfig(batch_size=8, list_size=1)
     for changes, message in (
-        ({"pipeline": lists}, "list_size: 3 with live negatives; expected 1"),
         (
             {"lists": ListSource(candidates="x.trec")},
             "candidates: x.trec with live negatives; expected None",
-        ),
-        (
-            {"loss": JpqLoss(negatives="given"), "pipeline": one},
-            "list_size: 1, a positive alone, with given negatives; expected 2",
         ),
         (
             {"vectors": tmp_path / "dense"},
@@ -252,7 +244,7 @@ def test_msmarco_has_the_values_of_the_paper():
     assert (optimizer.schedule, optimizer.warmup) == ("linear", 2000)
     assert (optimizer.weight_decay, optimizer.clip_norm) == (0.01, 1.0)
     assert (optimizer.b1, optimizer.b2, optimizer.eps) == (0.9, 0.999, 1e-8)
-    assert (batches.batch_size, batches.list_size) == (32, 1)
+    assert batches.batch_size == 32
     assert (loop.epochs, loop.total_steps, loop.seed) == (6, None, 42)
     assert validation.metrics[0] == "RR@10"
     assert losses == JpqLoss()
@@ -273,6 +265,5 @@ def test_rungs_change_an_experiment():
     assert rung == JpqLoss(train_centroids=False, scores="vectors", temperature=0.05)
     rung = losses("tasks/pq/static_negatives.gin", bindings=["CANDIDATES = 'r'"])
     assert rung == JpqLoss(negatives="given", temperature=0.05)
-    assert configured(PipelineConfig)().list_size == 201
     rung = losses("tasks/pq/contrastive.gin")
     assert rung == JpqLoss(loss="contrastive", temperature=0.05)

@@ -55,7 +55,8 @@ class JpqLoss:
         finds; or ``given``, those of the batch's lists (BM25's, or the first search's).
       loss: ``lambdarank`` (:func:`jaxir.pq.losses.weighted_pairs`) or ``contrastive``
         (:func:`jaxir.pq.losses.list_contrast`).
-      num_negatives: documents that a live search finds, relevant ones among them.
+      num_negatives: documents that a live search finds, relevant ones among them; or
+        those that a list gives beside its positive.
       cut: last rank of any weight in LambdaRank: 200 for passages, 10 for documents in
         the released code; None for no cut.
       train_centroids: whether centroids move with the query tower.
@@ -151,37 +152,36 @@ def live_lists(ranked: Int[Array, "B N"], positives: Int[Array, "B P"]) -> Ranke
 
 
 def given_lists(
-    docs: Int[Array, "B L"], relevant: Bool[Array, "B L"], scores: Float[Array, "B L"]
+    positives: Int[Array, "B P"],
+    negatives: Int[Array, "B N"],
+    positive_scores: Float[Array, "B P"],
+    negative_scores: Float[Array, "B N"],
 ) -> RankedLists:
-    """The lists of a batch, ranked by the scores of this step.
+    """The lists of a batch, each query's ranked together by the scores of this step.
 
     Args:
-      docs: rows; -1 at padding.
-      relevant: which are positives; the others are negatives.
-      scores: of the documents; equal ones are ordered by the lower row.
+      positives: rows; -1 at padding.
+      negatives: rows; -1 at padding.
+      positive_scores: theirs; equal ones are ordered by the lower row.
+      negative_scores: theirs.
 
     Example::
 
       >>> lists = given_lists(
-      ...     jnp.array([[4, 2, -1]]), jnp.array([[True, False, False]]),
-      ...     jnp.array([[1.0, 3.0, 9.0]]))
-      >>> lists.positive_ranks[0, 0].item(), lists.negatives.tolist()
-      (2, [[-1, 2, -1]])
+      ...     jnp.array([[4]]), jnp.array([[2, -1]]),
+      ...     jnp.array([[1.0]]), jnp.array([[3.0, 9.0]]))
+      >>> lists.positive_ranks.tolist(), lists.negative_ranks[:, :1].tolist()
+      ([[2]], [[1]])
     """
-    there = docs >= 0
+    docs = jnp.concatenate([positives, negatives], axis=1)
+    scores = jnp.concatenate([positive_scores, negative_scores], axis=1)
     mine, other = jnp.expand_dims(scores, 2), jnp.expand_dims(scores, 1)
     lower = jnp.expand_dims(docs, 1) < jnp.expand_dims(docs, 2)
-    before = (other > mine) | ((other == mine) & lower)  # [B, L, L]
-    before &= jnp.expand_dims(there, 1)
+    before = (other > mine) | ((other == mine) & lower)  # [B, P + N, P + N]
+    before &= jnp.expand_dims(docs >= 0, 1)
     ranks = 1 + jnp.sum(before, axis=2, dtype=jnp.int32)
-    positive = relevant & there
-    return RankedLists(
-        jnp.where(positive, docs, INVALID_ID),
-        ranks,
-        jnp.where(there & ~relevant, docs, INVALID_ID),
-        ranks,
-        positive,
-    )
+    of_positives, of_negatives = jnp.split(ranks, [positives.shape[1]], axis=1)
+    return RankedLists(positives, of_positives, negatives, of_negatives, positives >= 0)
 
 
 def live_search(
@@ -228,8 +228,8 @@ def make_task(
     """The task over :class:`RankBatch` with ``doc=None``.
 
     Of ``doc_index`` the documents with a label are the query's positives: all that are
-    known, since a live search would take others for negatives.  The rest are the given
-    negatives.  The loss is the mean over the queries of the batch.
+    known, since a live search would take others for negatives.  Given negatives stand
+    in the last ``num_negatives`` columns.  The loss is the mean over the queries.
 
     Metrics: ``positive_rank`` (mean over positives), ``reciprocal_rank`` (of each
     query's best positive, 0 where the list did not have it), ``positive_score``,
@@ -245,7 +245,7 @@ def make_task(
 
     Raises:
       InputError: no codes, or no vectors of these documents where they are wanted; from
-        ``loss``: a batch without queries of their own.
+        ``loss``: a batch without queries of their own, or without room for negatives.
     """
     losses = JpqLoss() if losses is None else losses
     if codes is None:
@@ -278,24 +278,41 @@ def make_task(
         queries = query_vectors(config, params, batch.query, rng=rng)
         codec = jax.lax.stop_gradient(searching_codec(params))
         score = _scorer(losses, config, params, queries, constants)
-        docs = jnp.where(batch.where, batch.doc_index, INVALID_ID)
-        relevant = batch.labels > 0
+        relevant, others = _columns(losses, batch)
         if losses.negatives == "given":
-            own = score(docs)
-            lists = given_lists(docs, relevant, jax.lax.stop_gradient(own))
-            positives = negatives = own
+            positives, negatives = score(relevant), score(others)
+            fixed = jax.lax.stop_gradient((positives, negatives))
+            lists = given_lists(relevant, others, *fixed)
         else:
             ranked = live_search(
                 codec, jax.lax.stop_gradient(queries), constants["codes"],
                 losses.num_negatives, mesh=mesh,
             )  # fmt: skip
-            lists = live_lists(ranked, jnp.where(relevant, docs, INVALID_ID))
-            both = jnp.concatenate([lists.positives, lists.negatives], axis=1)
-            positives, negatives = jnp.split(score(both), [docs.shape[1]], axis=1)
+            lists = live_lists(ranked, relevant)
+            positives, negatives = score(lists.positives), score(lists.negatives)
         total = jnp.mean(_each(losses, lists, positives, negatives))
         return total, _measure(losses, lists, positives, negatives)
 
     return Task(start, loss, constants)
+
+
+def _columns(losses: JpqLoss, batch: RankBatch) -> tuple[Array, Array]:
+    """Rows of positives ``[B, P]`` and of given negatives ``[B, N]``, -1 at padding."""
+    docs, count = batch.doc_index, 0
+    if losses.negatives == "given":
+        count = losses.num_negatives
+    if docs.shape[1] <= count:
+        raise InputError(
+            "batch", f"{docs.shape[1]} documents of a query", f"more than the {count} "
+            "that are negatives", "give the pipeline list_size = num_negatives + 1",
+        )  # fmt: skip
+    positive = batch.where & (batch.labels > 0)
+    negative = batch.where & (batch.labels <= 0)
+    first = docs.shape[1] - count
+    return (
+        jnp.where(positive, docs, INVALID_ID)[:, :first],
+        jnp.where(negative, docs, INVALID_ID)[:, first:],
+    )
 
 
 def _scorer(
