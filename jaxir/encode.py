@@ -5,6 +5,7 @@ one is tokenized.  What a text becomes need not be one vector: the weights of a 
 are a pytree whose leaves have the texts as their first axis.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from jax.sharding import Mesh
 from jaxir.bucketing import Batch, default_batch_tokens, run_batches, start_batch
 from jaxir.checkpoints.model_dir import Model
 from jaxir.data.collection import Collection
+from jaxir.dense.model import DenseConfig
 from jaxir.errors import InputError
 from jaxir.families import family
 from jaxir.files import atomic_file
@@ -32,6 +34,7 @@ from jaxir.types import TokenBatch
 __all__ = [
     "EncodedCorpus",
     "TextEncoder",
+    "as_bi_encoder",
     "compiled_match",
     "encode_corpus",
     "encode_texts",
@@ -354,3 +357,17 @@ def _claim(directory: Path, identity: dict[str, Any]) -> None:
         shutil.rmtree(directory)
     with atomic_file(note) as out:
         json.dump(identity, out, indent=1)
+
+
+def as_bi_encoder(model: Model) -> Model:
+    """The towers of a JPQ model as the bi-encoder they are: vectors, not yet codes.
+
+    Args:
+      model: of kind ``jpq``; one of kind ``dense`` is returned as it is.
+    """
+    if model.kind == "dense":
+        return model
+    names = [field.name for field in dataclasses.fields(DenseConfig)]
+    config = DenseConfig(**{name: getattr(model.config, name) for name in names})
+    towers = {name: part for name, part in model.params.items() if name != "codec"}
+    return model._replace(kind="dense", config=config, params=towers)

@@ -23,7 +23,7 @@ from jaxir.checkpoints.model_dir import (
 )
 from jaxir.data.collection import Collection, open_collection
 from jaxir.data.pipeline import PipelineConfig, make_batches
-from jaxir.encode import TextEncoder
+from jaxir.encode import TextEncoder, as_bi_encoder
 from jaxir.errors import InputError
 from jaxir.evaluate import evaluate
 from jaxir.families import check_losses, family
@@ -291,8 +291,7 @@ def _validation(
     def measure(params: Params) -> dict[str, float]:
         codec = jax.device_get(searching_codec(params))
         opened = open_codes(codec, codes, model.config.bits)
-        # The query tower as a dense model's: its vectors, not their tables.
-        tower = model._replace(kind="dense", params={"query": params["query"]})
+        tower = as_bi_encoder(model._replace(params={"query": params["query"]}))
         queries = TextEncoder(tower, side="query")(texts)
         found = opened.search(queries, depth, names=names)
         run = {

@@ -81,6 +81,8 @@ class Opening(NamedTuple):
       mode: a name in :data:`MODES`.
       graph: settings of the graph search; None for its defaults.
       backend: a name in :data:`BACKENDS`, what searches codes.
+      rescore: of Faiss's search in codes of 4 bits: how many times ``k`` candidates are
+        scored exactly.
     """
 
     directory: Path
@@ -89,6 +91,7 @@ class Opening(NamedTuple):
     mode: str = "exhaustive"
     graph: "GraphSearchConfig | None" = None
     backend: str = "jax"
+    rescore: int = 0
 
 
 def _open_bm25(opening: Opening) -> RankTexts:
@@ -129,7 +132,7 @@ def _open_dense(opening: Opening) -> RankTexts:
 
 
 def _open_pq(opening: Opening) -> RankTexts:
-    from jaxir.encode import TextEncoder
+    from jaxir.encode import TextEncoder, as_bi_encoder
     from jaxir.pq.model import searching_codec
     from jaxir.pq.search import open_codes
 
@@ -142,9 +145,12 @@ def _open_pq(opening: Opening) -> RankTexts:
             "documents", "build the index again",
         )  # fmt: skip
     codec = searching_codec(model.params)
-    opened = open_codes(codec, codes, model.config.bits, backend=opening.backend)
-    # The query tower as a dense model's: vectors serve tables, products and Faiss.
-    encoder = TextEncoder(model._replace(kind="dense"), side="query")
+    opened = open_codes(
+        codec, codes, model.config.bits, backend=opening.backend,
+        rescore=opening.rescore,
+    )  # fmt: skip
+    # Vectors serve tables, products and Faiss.
+    encoder = TextEncoder(as_bi_encoder(model), side="query")
 
     def rank(texts: Sequence[str], k: int, names: Sequence[str]) -> Found:
         ranking = opened.search(encoder(texts), k, names=names)

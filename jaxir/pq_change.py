@@ -55,6 +55,7 @@ def add_documents(
       InputError: no index, one of another kind, no documents, or ids that the index
         has already.
     """
+    from jaxir.encode import as_bi_encoder
     from jaxir.pq.model import assigning_codec
 
     directory = Path(directory)
@@ -76,7 +77,7 @@ def add_documents(
             batch_tokens=batch_tokens, max_length=details.get("max_length")
         )
         place = directory.with_name(f".{directory.name}.add")
-        with encoded(model._replace(kind="dense"), collection, place, options) as found:
+        with encoded(as_bi_encoder(model), collection, place, options) as found:
             shards = found.open()
             note = {
                 "added": collection.name,

@@ -179,9 +179,9 @@ def _vectors(job: Job) -> "Iterator[tuple[list[np.ndarray], int | None]]":
     assert model is not None
     if source is None:
         partial = job.directory.with_name(f"{job.directory.name}.partial")
-        # A jpq model's document tower as a dense model's: vectors, not yet codes.
-        tower = model._replace(kind="dense")
-        with encoded(tower, job.collection, partial, options) as corpus:
+        from jaxir.encode import as_bi_encoder
+
+        with encoded(as_bi_encoder(model), job.collection, partial, options) as corpus:
             yield corpus.open(), options.max_length
         return
     if options.max_length is not None:

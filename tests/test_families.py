@@ -5,6 +5,7 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxir.data.pipeline import PipelineConfig
@@ -58,7 +59,8 @@ def test_a_row_is_complete(kind):
         assert row.encode_query is not None or row.score is not None
         assert row.texts(config, PipelineConfig()).doc_length >= 1
     params = row.init(config, jax.random.key(0))
-    task = row.make_task(config, row.losses_class())
+    codes = [np.zeros((2, 3), np.uint8)] if kind == "jpq" else []
+    task = row.make_task(config, row.losses_class(), *codes)
     again = task.init(jax.random.key(0), None)
     assert jax.tree.structure(params) == jax.tree.structure(again)
 

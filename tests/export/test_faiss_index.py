@@ -14,7 +14,7 @@ from jaxir.checkpoints.model_dir import load_model, model_from_parts, save_model
 from jaxir.cli import main
 from jaxir.cli.convert import convert
 from jaxir.data.collection import open_collection
-from jaxir.encode import TextEncoder
+from jaxir.encode import TextEncoder, as_bi_encoder
 from jaxir.errors import InputError
 from jaxir.export.faiss_index import export_faiss, import_faiss
 from jaxir.export.faiss_io import LAYOUTS, read_faiss, write_faiss
@@ -84,7 +84,7 @@ def test_plain_faiss_gives_the_same_run(index, tmp_path, layout):
     export_faiss(index, tmp_path / "a.faiss", layout=layout)
     model = load_model(index / "model")
     texts = ["rivers carry water", "bakers knead dough", "an engine of steel"]
-    vectors = TextEncoder(model._replace(kind="dense"), side="query")(texts)
+    vectors = TextEncoder(as_bi_encoder(model), side="query")(texts)
     scores, numbers = faiss.read_index(str(tmp_path / "a.faiss")).search(vectors, 12)
     ids = (tmp_path / "a.faiss.ids.txt").read_text().splitlines()
     run = open_index(index).search(dict(zip("abc", texts, strict=True)), k=12)

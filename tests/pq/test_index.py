@@ -36,7 +36,7 @@ def options(pq=SMALL, **changes):
 
 def vectors_of(model, collection, **changes):
     docs = open_collection(str(collection)).docs
-    encoder = encode.TextEncoder(model._replace(kind="dense"), side="doc", **changes)
+    encoder = encode.TextEncoder(encode.as_bi_encoder(model), side="doc", **changes)
     return encoder(docs.texts(range(len(docs))))
 
 
@@ -349,7 +349,7 @@ def test_models_with_a_codec(make_tiny_model):
     assert pq_details(model)["rotation"] == "none"
     for side in ("query", "doc"):
         one = encode.encode_texts(apart, ["bread"], side=side)
-        other = encode.encode_texts(model._replace(kind="dense"), ["bread"], side=side)
+        other = encode.encode_texts(encode.as_bi_encoder(model), ["bread"], side=side)
         np.testing.assert_array_equal(one, other)
     with pytest.raises(InputError, match="model: of kind 'jpq'; expected kind 'dense'"):
         quantized_model(model, codec)
