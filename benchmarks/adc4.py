@@ -1,8 +1,8 @@
 """Search in codes of 4 bits by ``backend="faiss"`` against calling Faiss directly.
 
 Both search 200 000 documents by ``faiss.IndexPQFastScan`` on all cores of the process,
-one and then two.  Ours rotates the queries, refuses those that are not finite, and
-scores what was found exactly (``rescore=1``); the direct call rotates and searches.
+one and then two.  Ours rotates the queries, refuses those that are not finite, and with
+``rescore`` scores what was found exactly; the direct call rotates and searches.
 ``recall`` is the share of the exact ``k`` best that is found.  In the last cases JAX
 searches the same codes: exactly, and without Faiss's copy of them.
 """
@@ -48,7 +48,7 @@ def _cases(cores: int, quick: bool) -> Iterator[dict]:
                     f"rescore {times}": open_codes(
                         codec, codes, 4, backend="faiss", rescore=times
                     )
-                    for times in (1, 4)
+                    for times in (0, 1, 4)
                 }
                 for way, opened in {**ways, "jax": exact}.items():
 

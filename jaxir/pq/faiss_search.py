@@ -5,8 +5,8 @@ rotated query vectors.
 
 ``IndexPQFastScan`` keeps tables in the processor's registers (Andre et al. 2015, "Cache
 Locality Is Not Enough"), for which it rounds their entries to 8 bits.  Its scores are
-approximate and a document near the ``k``-th place may be missed.  Those that it finds
-are scored again exactly; with ``rescore=4`` it finds ``4 k``, and the ``k`` best stay.
+approximate and a document near the ``k``-th place may be missed.  With ``rescore=4`` it
+finds ``4 k`` documents, they are scored again exactly, and the ``k`` best stay.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from jaxir.errors import InputError
 from jaxir.pq.codec import Codec, pack, unpack
 from jaxir.types import Ranking
 
@@ -58,8 +59,8 @@ def faiss_index(codec: Codec, codes: UInt8[np.ndarray, "P N"]) -> Any:
 
 
 def faiss_search(
-    codec: Codec, codes: UInt8[np.ndarray, "P N"], *, rescore: int = 1
-) -> Callable[[np.ndarray, int, Sequence[str]], Ranking]:
+    codec: Codec, codes: UInt8[np.ndarray, "P N"], *, rescore: int = 0
+) -> Callable[[np.ndarray, int, Sequence[Any]], Ranking]:
     """A search of query vectors, not rotated, by Faiss.
 
     Args:
@@ -72,23 +73,31 @@ def faiss_search(
       ``search(vectors [B, E], k, names=())``: rows and float32 scores ``[B, k]``, equal
       scores by the lower row; which of the documents that tie with the ``k``-th are
       found is Faiss's choice.
+
+    Raises:
+      InputError: a negative ``rescore``, or one for codes of 8 bits.
     """
     import faiss
 
     codec = jax.device_get(codec)
     four, num_docs = codec.spec.bits == 4, codes.shape[1]
-    index = faiss_index(codec, codes)
+    if rescore < 0:
+        raise InputError("rescore", str(rescore), "0 or more")
+    if rescore and not four:
+        expected = "0, as their scores are exact"
+        raise InputError("rescore", f"{rescore} for codes of 8 bits", expected)
+    index, to_parts = faiss_index(codec, codes), np.asarray(codec.rotation).T
     if four:
         index = faiss.IndexPQFastScan(index)
 
-    def search(vectors: np.ndarray, k: int, names: Sequence[str] = ()) -> Ranking:
-        rotated = np.ascontiguousarray(vectors @ np.asarray(codec.rotation).T)
-        wanted = min(k * max(rescore, 1) if four else k, num_docs)
-        if not wanted:
+    def search(vectors: np.ndarray, k: int, names: Sequence[Any] = ()) -> Ranking:
+        wanted = min(k * max(rescore, 1), num_docs)
+        if not (wanted and len(vectors)):
             nothing = np.zeros((len(vectors), 0), np.float32)
             return _best(nothing, nothing, k)
+        rotated = np.ascontiguousarray(vectors @ to_parts)
         scores, rows = index.search(rotated, wanted)
-        if four and rescore:
+        if rescore or (four and rows.min() < 0):
             _fill(rows)
             scores = _exact(codec, codes, rotated, rows)
         return _best(scores, rows, k)
@@ -131,6 +140,8 @@ def _exact(
 
 def _best(scores: np.ndarray, rows: np.ndarray, k: int) -> Ranking:
     """The ``k`` best, ties by the lower row, missing ones with id -1 and -inf."""
+    if rows.shape[1] == k and rows.size and rows.min() >= 0 and _ordered(scores, rows):
+        return Ranking(rows.astype(np.int32), scores)
     found = np.full((len(scores), k), -1, np.int32)
     best = np.full((len(scores), k), -np.inf, np.float32)
     scores = np.where(rows < 0, -np.inf, scores)
@@ -140,3 +151,10 @@ def _best(scores: np.ndarray, rows: np.ndarray, k: int) -> Ranking:
     found[:, :kept] = np.take_along_axis(rows, order, axis=1)
     found[best == -np.inf] = -1
     return Ranking(found, best)
+
+
+def _ordered(scores: np.ndarray, rows: np.ndarray) -> bool:
+    """Whether all is in order already, as Faiss mostly leaves it: a sort costs more."""
+    before, after = scores[:, :-1], scores[:, 1:]
+    later = (before == after) & (rows[:, :-1] < rows[:, 1:])
+    return bool(((before > after) | later).all())

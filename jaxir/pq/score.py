@@ -6,7 +6,7 @@ the code of the pair, one of 256, and a pair has a table like a part's.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -193,20 +193,20 @@ def for_codes(queries: Queries, num_rows: int) -> Queries:
     raise InputError("codes", f"{num_rows} parts", f"{parts}, the codec's")
 
 
-def check_queries(codec: Codec, vectors: np.ndarray, names: Sequence[str]) -> None:
+def check_queries(width: int, vectors: np.ndarray, names: Sequence[Any]) -> None:
     """Checks query vectors.
 
     Args:
-      codec: it is searched with.
+      width: ``E`` of the codec.
       vectors: ``[B, E]``.
       names: of the queries.
 
     Raises:
       InputError: vectors of another width, or one that is not finite.
     """
-    found, expected = vectors.shape[1], codec.spec.width
-    if found != expected:
-        raise InputError("queries", f"width {found}", f"{expected}, the codec's")
+    if vectors.shape[1] != width:
+        found = f"width {vectors.shape[1]}"
+        raise InputError("queries", found, f"{width}, the codec's")
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         name = names[int(np.argmin(finite))]
@@ -228,10 +228,7 @@ def check_codec(codec: Codec, codes: np.ndarray, bits: int) -> None:
     if spec.bits != bits:
         raise InputError("bits", f"{bits} with a codec of {spec.bits}", str(spec.bits))
     if len(codes) not in (spec.subvectors, spec.doc_bytes):
-        found, expected = (
-            f"{len(codes)} rows of bytes",
-            f"{spec.doc_bytes}, the codec's",
-        )
-        raise InputError("codes", found, expected)
+        found = f"{len(codes)} rows of bytes"
+        raise InputError("codes", found, f"{spec.doc_bytes}, the codec's")
     if not all(np.isfinite(np.asarray(part)).all() for part in codec):
         raise InputError("codec", "NaN or infinity", "finite numbers")

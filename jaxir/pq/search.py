@@ -62,7 +62,7 @@ __all__ = [
 BACKENDS = ("jax", "faiss")
 """What can search codes."""
 
-BATCHES = (1, 4, 16, 64)
+BATCHES: tuple[int, ...] = (1, 4, 16, 64)
 """Queries searched together: each number is compiled once for each ``k``."""
 
 
@@ -216,7 +216,7 @@ def sharded_search(
     k: int,
     *,
     block_rows: int | None = None,
-    names: Sequence[str] | None = None,
+    names: Sequence[Any] | None = None,
 ) -> Ranking:
     """As :func:`exhaustive_search` over the devices of a mesh.
 
@@ -239,9 +239,9 @@ def stream_search(
     *,
     block_rows: int | None = None,
     devices: Sequence[jax.Device] | None = None,
-    names: Sequence[str] | None = None,
+    names: Sequence[Any] | None = None,
 ) -> Ranking:
-    """As :func:`exhaustive_search` over codes that stay in the host's memory.
+    """As :func:`exhaustive_search` over codes in the host's memory; numpy arrays.
 
     Each device holds one running top-k and at most two blocks.
 
@@ -252,9 +252,6 @@ def stream_search(
       block_rows: documents of a block; None for :func:`default_block_rows`.
       devices: take blocks in turn; by default all local devices.
       names: of the queries in an error; None for their numbers.
-
-    Returns:
-      ``[B, k]`` numpy arrays; the same result as from one device.
     """
     places = list(devices) if devices is not None else jax.local_devices()
     num_docs = codes.shape[1]
@@ -283,7 +280,7 @@ def _empty(queries: Queries, k: int) -> Ranking:
     return empty_ranking((count_queries(queries),), k)
 
 
-def _checked(ranking: Ranking, names: Sequence[str] | None = None) -> Ranking:
+def _checked(ranking: Ranking, names: Sequence[Any] | None = None) -> Ranking:
     """The ranking, or an error that names the first query without a finite score.
 
     A score that is not a finite number was marked with ``+inf`` and came first.
@@ -291,7 +288,7 @@ def _checked(ranking: Ranking, names: Sequence[str] | None = None) -> Ranking:
     # Under a transformation of JAX there are no numbers to look at yet.
     if isinstance(ranking.scores, jax.core.Tracer):
         return ranking
-    infinite = np.isposinf(np.asarray(ranking.scores)).any(axis=-1)
+    infinite = (np.asarray(ranking.scores) == -NEG_INF).any(axis=-1)
     if infinite.any():
         query = int(np.argmax(infinite))
         name = query if names is None else names[query]
@@ -325,7 +322,7 @@ def open_codes(
     backend: str = "jax",
     budget: int | None = None,
     block_rows: int | None = None,
-    rescore: int = 1,
+    rescore: int = 0,
 ) -> OpenCodes:
     """Puts codes where they are searched fastest.
 
@@ -342,34 +339,39 @@ def open_codes(
         limit on a CPU.
       block_rows: documents of a block; None for :func:`default_block_rows`.
       rescore: of Faiss's search in codes of 4 bits: how many times ``k`` candidates
-        are scored exactly; 0 for none.
+        are scored exactly; 0 for its own, approximate scores.
 
     Raises:
-      InputError: an unknown backend, codes of another codec, a codec of NaN.
+      InputError: an unknown backend, codes of another codec, a codec of NaN, a
+        ``rescore`` that nothing reads.
     """
     if backend not in BACKENDS:
         raise InputError("backend", repr(backend), " or ".join(BACKENDS))
+    if rescore and backend == "jax":
+        raise InputError("rescore", "given with backend 'jax'", "backend 'faiss'")
     check_codec(codec, codes, bits)
-    batches: tuple[int, ...] = () if backend == "faiss" else BATCHES
+    width, batches = codec.spec.width, BATCHES
     if backend == "faiss":
         from jaxir.pq.faiss_search import faiss_search
 
-        search = faiss_search(codec, codes, rescore=rescore)
+        search, batches = faiss_search(codec, codes, rescore=rescore), ()
     else:
         search = _jax_search(codec, codes, budget, block_rows)
 
-    def named(vectors: Any, k: int, names: Sequence[str] | None = None) -> Ranking:
+    def named(vectors: Any, k: int, names: Sequence[Any] | None = None) -> Ranking:
         vectors = np.asarray(vectors, np.float32)
-        names = names or [str(i) for i in range(len(vectors))]
-        check_queries(codec, vectors, names)
-        parts = [Ranking(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32))]
-        start, count = 0, len(vectors)
-        while start < count:
-            left = count - start
+        names, start = range(len(vectors)) if names is None else names, 0
+        check_queries(width, vectors, names)
+        parts: list[Ranking] = []
+        while start < len(vectors):
+            left = len(vectors) - start
             size = max((size for size in batches if size <= left), default=left)
             rows = slice(start, start + size)
             parts.append(_checked(search(vectors[rows], k, names[rows]), names[rows]))
             start += size
+        if len(parts) == 1:
+            return parts[0]
+        parts.append(Ranking(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32)))
         return Ranking(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     return OpenCodes(codes.shape[1], named)
@@ -377,7 +379,7 @@ def open_codes(
 
 def _jax_search(
     codec: Codec, codes: np.ndarray, budget: int | None, block_rows: int | None
-) -> Callable[[np.ndarray, int, Sequence[str]], Ranking]:
+) -> Callable[[np.ndarray, int, Sequence[Any]], Ranking]:
     mesh = Mesh(np.array(jax.local_devices()), ("data",))
     platform = mesh.devices.flat[0].platform
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -386,15 +388,12 @@ def _jax_search(
         budget = codes.nbytes if platform == "cpu" else device_budget()
     placed = place_codes(codes, mesh=mesh) if codes.nbytes <= budget else None
 
-    def search(vectors: np.ndarray, k: int, names: Sequence[str]) -> Ranking:
+    def search(vectors: np.ndarray, k: int, names: Sequence[Any]) -> Ranking:
         multiply = multiplies(platform, len(vectors))
         if placed is None:
             queries = make_queries(codec, vectors, multiply=multiply)
             return stream_search(queries, codes, k, block_rows=block_rows, names=names)
-        return jax.device_get(
-            _from_vectors(
-                codec, vectors, placed.codes, k, block_rows, multiply, *placed[1:]
-            )
-        )
+        how = (k, block_rows, multiply, *placed[1:])
+        return jax.device_get(_from_vectors(codec, vectors, placed.codes, *how))
 
     return search

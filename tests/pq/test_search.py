@@ -288,10 +288,23 @@ def test_fast_scan_of_a_query_of_zeros():
     """Its tables are all 0, for which Faiss finds nothing."""
     codec, vectors, codes = make(300, 2, bits=4)
     vectors[1] = 0
-    found = open_codes(codec, codes, 4, backend="faiss").search(vectors, 5)
-    assert (found.doc_ids[0] >= 0).all()
-    assert found.doc_ids[1].tolist() == [0, 1, 2, 3, 4]
-    assert found.scores[1].tolist() == [0.0] * 5
+    for rescore in (0, 1):
+        opened = open_codes(codec, codes, 4, backend="faiss", rescore=rescore)
+        found = opened.search(vectors, 5)
+        assert (found.doc_ids[0] >= 0).all()
+        assert found.doc_ids[1].tolist() == [0, 1, 2, 3, 4]
+        assert found.scores[1].tolist() == [0.0] * 5
+
+
+def test_a_rescore_that_nothing_reads():
+    codec, _, codes = make(20, 1)
+    with pytest.raises(InputError, match="rescore: given with backend 'jax'; expected"):
+        open_codes(codec, codes, rescore=1)
+    with pytest.raises(InputError, match="rescore: 2 for codes of 8 bits; expected 0,"):
+        open_codes(codec, codes, backend="faiss", rescore=2)
+    codec, _, codes = make(20, 1, bits=4)
+    with pytest.raises(InputError, match="rescore: -1; expected 0 or more"):
+        open_codes(codec, codes, 4, backend="faiss", rescore=-1)
 
 
 def test_recall_of_fast_scan():
