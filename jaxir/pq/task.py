@@ -25,7 +25,7 @@ from jaxir.pq.losses import list_contrast, rank_weights, weighted_pairs
 from jaxir.pq.model import JpqConfig, init_params, query_vectors, searching_codec
 from jaxir.pq.score import make_queries, multiplies
 from jaxir.pq.search import exhaustive_search
-from jaxir.types import Metrics, Params, RankBatch, Task
+from jaxir.types import Metrics, Params, RankBatch, Task, TokenBatch
 
 __all__ = [
     "JpqLoss",
@@ -270,15 +270,10 @@ def make_task(
     def loss(
         params: Params, batch: RankBatch, rng: jax.Array | None, constants: Any
     ) -> tuple[Float[Array, ""], Metrics]:
-        if batch.query is None or batch.doc_index is None:
-            raise InputError(
-                "batch", "no queries, or no rows of documents", "both",
-                'use the pipeline\'s encode="query"',
-            )  # fmt: skip
-        queries = query_vectors(config, params, batch.query, rng=rng)
+        query, relevant, others = _parts(losses, batch)
+        queries = query_vectors(config, params, query, rng=rng)
         codec = jax.lax.stop_gradient(searching_codec(params))
         score = _scorer(losses, config, params, queries, constants)
-        relevant, others = _columns(losses, batch)
         if losses.negatives == "given":
             positives, negatives = score(relevant), score(others)
             fixed = jax.lax.stop_gradient((positives, negatives))
@@ -296,11 +291,15 @@ def make_task(
     return Task(start, loss, constants)
 
 
-def _columns(losses: JpqLoss, batch: RankBatch) -> tuple[Array, Array]:
-    """Rows of positives ``[B, P]`` and of given negatives ``[B, N]``, -1 at padding."""
-    docs, count = batch.doc_index, 0
-    if losses.negatives == "given":
-        count = losses.num_negatives
+def _parts(losses: JpqLoss, batch: RankBatch) -> tuple[TokenBatch, Array, Array]:
+    """Queries, rows of positives ``[B, P]`` and of given negatives ``[B, N]``."""
+    if batch.query is None or batch.doc_index is None:
+        raise InputError(
+            "batch", "no queries, or no rows of documents", "both",
+            'use the pipeline\'s encode="query"',
+        )  # fmt: skip
+    docs = batch.doc_index
+    count = losses.num_negatives if losses.negatives == "given" else 0
     if docs.shape[1] <= count:
         raise InputError(
             "batch", f"{docs.shape[1]} documents of a query", f"more than the {count} "
@@ -310,6 +309,7 @@ def _columns(losses: JpqLoss, batch: RankBatch) -> tuple[Array, Array]:
     negative = batch.where & (batch.labels <= 0)
     first = docs.shape[1] - count
     return (
+        batch.query,
         jnp.where(positive, docs, INVALID_ID)[:, :first],
         jnp.where(negative, docs, INVALID_ID)[:, first:],
     )
