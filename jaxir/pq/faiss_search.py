@@ -97,7 +97,10 @@ def faiss_search(
             return _best(nothing, nothing, k)
         rotated = np.ascontiguousarray(vectors @ to_parts)
         scores, rows = index.search(rotated, wanted)
-        if rescore or (four and rows.min() < 0):
+        missing = rows.min() < 0
+        if not (rescore or missing or wanted < k):
+            return _ties_in_order(scores, rows)
+        if rescore or (four and missing):
             _fill(rows)
             scores = _exact(codec, codes, rotated, rows)
         return _best(scores, rows, k)
@@ -140,8 +143,6 @@ def _exact(
 
 def _best(scores: np.ndarray, rows: np.ndarray, k: int) -> Ranking:
     """The ``k`` best, ties by the lower row, missing ones with id -1 and -inf."""
-    if rows.shape[1] == k and rows.size and rows.min() >= 0 and _ordered(scores, rows):
-        return Ranking(rows.astype(np.int32), scores)
     found = np.full((len(scores), k), -1, np.int32)
     best = np.full((len(scores), k), -np.inf, np.float32)
     scores = np.where(rows < 0, -np.inf, scores)
@@ -153,8 +154,10 @@ def _best(scores: np.ndarray, rows: np.ndarray, k: int) -> Ranking:
     return Ranking(found, best)
 
 
-def _ordered(scores: np.ndarray, rows: np.ndarray) -> bool:
-    """Whether all is in order already, as Faiss mostly leaves it: a sort costs more."""
-    before, after = scores[:, :-1], scores[:, 1:]
-    later = (before == after) & (rows[:, :-1] < rows[:, 1:])
-    return bool(((before > after) | later).all())
+def _ties_in_order(scores: np.ndarray, rows: np.ndarray) -> Ranking:
+    """What Faiss found, equal scores by the lower row; without sorting scores again."""
+    group = np.zeros(rows.shape, np.int64)
+    np.cumsum(scores[:, 1:] != scores[:, :-1], axis=1, out=group[:, 1:])
+    key = (group << 32) | rows
+    key.sort(axis=1)
+    return Ranking(key.astype(np.int32), scores)  # the low half
