@@ -38,12 +38,11 @@ from jaxir.checkpoints.huggingface import (
 )
 from jaxir.checkpoints.rules import TRANSPOSE, Rule, apply_rules, invert
 from jaxir.checkpoints.weights import read_json, read_weights, resolve, save_weights
-from jaxir.dense.model import DenseConfig
-from jaxir.dense.model import init_params as init_dense
 from jaxir.errors import InputError
 from jaxir.families import config_from_dict, config_to_dict
 from jaxir.files import atomic_file
 from jaxir.nn.bert import BertConfig
+from jaxir.nn.tower import TowersConfig, init_towers
 from jaxir.pq.codec import BITS
 from jaxir.text import Tokenizer, lower_cased
 from jaxir.types import Params
@@ -96,7 +95,7 @@ class ImportedTowers(NamedTuple):
     """
 
     kind: str
-    config: DenseConfig
+    config: TowersConfig
     params: Params
     tokenizer_path: Path | None
 
@@ -202,7 +201,7 @@ def _read_tower(directory: Path) -> _Tower:
     weights = read_weights(directory)
     fields = _fields(data, backbone, path)
     config = config_from_dict("dense", fields, where=path)
-    whole = jax.eval_shape(lambda: init_dense(config, jax.random.key(0)))
+    whole = jax.eval_shape(lambda: init_towers(config, jax.random.key(0)))
     shapes = dict(whole["shared"])
     rules, ignore = backbone_rules(
         config.backbone, inside="roberta.", under="backbone/"
@@ -253,7 +252,7 @@ def _codec_fields(
 
 
 def their_tokenizer(
-    tokenizer: Tokenizer, config: DenseConfig, where: object
+    tokenizer: Tokenizer, config: TowersConfig, where: object
 ) -> Tokenizer:
     """RoBERTa's tokenizer in the form that the towers were trained with.
 
@@ -288,7 +287,7 @@ def their_tokenizer(
 
 def export_jpq(
     kind: str,
-    config: DenseConfig,
+    config: TowersConfig,
     params: Params,
     directory: str | os.PathLike,
     *,
@@ -342,12 +341,12 @@ def export_jpq(
             out.write(json.dumps(data, indent=2) + "\n")
 
 
-def is_expressible(config: DenseConfig) -> bool:
+def is_expressible(config: TowersConfig) -> bool:
     """Whether the authors' classes can compute such towers."""
     return not _differences(config)
 
 
-def check_expressible(config: DenseConfig, where: object) -> None:
+def check_expressible(config: TowersConfig, where: object) -> None:
     """Checks that the authors' classes can compute such towers.
 
     Args:
@@ -369,7 +368,7 @@ def check_expressible(config: DenseConfig, where: object) -> None:
         )  # fmt: skip
 
 
-def _differences(config: DenseConfig) -> dict[str, tuple[Any, Any]]:
+def _differences(config: TowersConfig) -> dict[str, tuple[Any, Any]]:
     """What of a configuration is not theirs: our value and theirs, by name."""
     backbone = config.backbone
     wanted = _FIXED | {"projection_size": backbone.hidden_size}

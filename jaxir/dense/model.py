@@ -49,6 +49,7 @@ def init_params(config: DenseConfig, rng: jax.Array) -> Params:
 
     Example::
 
+      >>> from jaxir.nn.bert import BertConfig
       >>> tiny = BertConfig(vocab_size=9, hidden_size=8, num_layers=1, num_heads=2)
       >>> config = DenseConfig(tiny, towers="separate")
       >>> sorted(init_params(config, jax.random.key(0)))
@@ -90,6 +91,7 @@ def encode_query(
 
     Example::
 
+      >>> from jaxir.nn.bert import BertConfig
       >>> tiny = BertConfig(vocab_size=9, hidden_size=8, num_layers=1, num_heads=2)
       >>> config = DenseConfig(tiny)
       >>> params = init_params(config, jax.random.key(0))
