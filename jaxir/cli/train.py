@@ -4,8 +4,9 @@
       --gin.COLLECTION="'data/medquad'" --model_dir runs/medquad
 
 Files are looked up as given and then in jaxir's own gin folder.  Their macro RUN names
-what is done: fit.fit learns from lists, pretrain.pretrain from documents.  A run that
-was interrupted continues where it stopped when the same command is given again.
+what is done: fit.fit learns from lists, pretrain.pretrain from documents, jpq.fit_jpq
+from the codes of an index.  A run that was interrupted continues where it stopped when
+the same command is given again.
 """
 
 import argparse
