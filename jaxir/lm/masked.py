@@ -11,7 +11,12 @@ from jaxir.data.masking import MaskBatch
 from jaxir.errors import InputError
 from jaxir.lm.cross_entropy import token_cross_entropy
 from jaxir.nn import bert
-from jaxir.nn.heads import MaskedLanguageModelHead
+from jaxir.nn.masked_lm import (
+    adapt_masked_lm,
+    init_masked_lm,
+    vocabulary_head,
+    with_fresh_head,
+)
 from jaxir.types import Metrics, Params, Task, TokenBatch
 
 __all__ = [
@@ -68,14 +73,6 @@ class MaskedLoss:
             raise InputError("MaskedLoss.block_size", str(self.block_size), "1 or more")
 
 
-def _head(config: MaskedLMConfig) -> Any:
-    backbone = config.backbone
-    # linen's apply promises less than it gives, hence Any
-    return MaskedLanguageModelHead(
-        backbone.vocab_size, backbone.activation, backbone.norm_eps, backbone.dtype
-    )
-
-
 def init_params(config: MaskedLMConfig, rng: jax.Array) -> Params:
     """Fresh parameters ``{"backbone": …, "head": …}``.
 
@@ -83,31 +80,20 @@ def init_params(config: MaskedLMConfig, rng: jax.Array) -> Params:
       config: the model.
       rng: a random key.
     """
-    backbone_rng, head_rng = jax.random.split(rng)
-    return params_from_backbone(
-        config, bert.init_params(config.backbone, backbone_rng), head_rng
-    )
+    return init_masked_lm(config, rng)
 
 
 def params_from_backbone(
     config: MaskedLMConfig, backbone_params: Params, rng: jax.Array
 ) -> Params:
-    """An encoder's parameters with a fresh head.
-
-    The head's last matrix is the word table: itself when tied, else a copy to begin
-    with.
+    """An encoder's parameters with a fresh head, as ``nn.masked_lm`` makes it.
 
     Args:
       config: the model.
       backbone_params: of a ``BertEncoder``, such as a sentence encoder's.
       rng: a random key.
     """
-    table = backbone_params["embeddings"]["word"]["embedding"]
-    states = jnp.zeros((1, config.backbone.hidden_size))
-    head = _head(config).init(rng, states, jnp.zeros_like(table))["params"]
-    if not config.tied:
-        head = {**head, "decoder": {"kernel": jnp.transpose(table)}}
-    return {"backbone": backbone_params, "head": head}
+    return with_fresh_head(config, backbone_params, rng)
 
 
 def adapt_params(
@@ -123,23 +109,7 @@ def adapt_params(
     Raises:
       InputError: the parameters would have other shapes.
     """
-    shapes = [
-        jax.tree.map(
-            lambda leaf: leaf.shape,
-            jax.eval_shape(lambda c=c: bert.init_params(c.backbone, jax.random.key(0))),
-        )
-        for c in (config, target)
-    ]
-    if shapes[0] != shapes[1]:
-        raise InputError(
-            "backbone", "sizes that the parameters do not have", "those of the model"
-        )
-    head = {name: part for name, part in params["head"].items() if name != "decoder"}
-    if not target.tied:
-        table = params["backbone"]["embeddings"]["word"]["embedding"]
-        fresh = {"kernel": jnp.transpose(jnp.asarray(table))}
-        head["decoder"] = params["head"].get("decoder", fresh)
-    return {"backbone": params["backbone"], "head": head}
+    return adapt_masked_lm(config, params, target)
 
 
 def _logits_params(config: MaskedLMConfig, params: Params) -> Params:
@@ -150,7 +120,9 @@ def _logits_params(config: MaskedLMConfig, params: Params) -> Params:
 
 
 def _logits(config: MaskedLMConfig, part: Params, states: Array) -> Array:
-    return _head(config).apply({"params": part["head"]}, states, part.get("table"))
+    return vocabulary_head(config).apply(
+        {"params": part["head"]}, states, part.get("table")
+    )
 
 
 def vocabulary_logits(

@@ -13,8 +13,6 @@ from jaxir.lm.cross_entropy import token_cross_entropy
 
 ROWS, LENGTH, WIDTH, VOCABULARY = 4, 7, 6, 11
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def linear(params, states):
     return states @ params["kernel"] + params["bias"][None, :]

@@ -29,9 +29,6 @@ BACKBONE = bert.BertConfig(
 )  # fmt: skip
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 @functools.cache
 def initial(config):
     return jax.jit(lambda: init_params(config, jax.random.key(0)))()

@@ -24,8 +24,6 @@ CONFIG = T5Config(
 )  # fmt: skip
 DATA = SpanConfig(batch_size=4, input_length=24, target_length=16, min_tokens=2)
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @functools.cache
 def initial(config):
