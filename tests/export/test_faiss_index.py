@@ -24,8 +24,6 @@ from jaxir.manifest import DocIdFile, read_manifest, verify
 from jaxir.pq.codec import Codec
 from jaxir.search import open_index
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 WIDTH = 16
 
 
