@@ -1,0 +1,1 @@
+"""The numbers of docs/results.md, each with the commands that make it again."""
