@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from memory import printed, surroundings
 
 NAME = "adc"
 WIDTH, K = 768, 100
@@ -123,16 +124,13 @@ def _cases(cores: int, quick: bool) -> Iterator[dict]:
 
 
 _MEMORY = """
-import gc, os, sys, threading, time
+import gc, sys
 from jaxir.mesh import use_cpu_cores
 use_cpu_cores()
 import numpy as np
 from adc import K, WIDTH, random_codec
+from memory import grown
 from jaxir.pq.search import open_codes
-
-def resident():
-    with open("/proc/self/statm") as stream:
-        return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 queries = np.ones((16, WIDTH), np.float32)
 
@@ -142,30 +140,14 @@ def opened():
 
 opened().search(queries, K)  # compiled; the file is no longer mapped
 gc.collect()
-before, peak, done = resident(), 0, False
 
-def watch():
-    global peak
-    while not done:
-        peak = max(peak, resident())
-        time.sleep(0.002)
+def work():
+    held = opened()
+    for _ in range(3):
+        held.search(queries, K)
 
-watcher = threading.Thread(target=watch)
-watcher.start()
-held = opened()
-for _ in range(3):
-    held.search(queries, K)
-done = True
-watcher.join()
-print(peak - before)
+print(grown(work))
 """
-
-
-def _here() -> dict[str, str]:
-    """The surroundings of a process that imports jaxir and these files."""
-    folder = os.fspath(Path(__file__).parent)
-    paths = os.pathsep.join([folder, *filter(None, sys.path)])
-    return {**os.environ, "PYTHONPATH": paths}
 
 
 def _memory(quick: bool) -> Iterator[dict]:
@@ -174,21 +156,18 @@ def _memory(quick: bool) -> Iterator[dict]:
     num_docs, subvectors = 200_000 if quick else 1_000_000, 96
     with tempfile.TemporaryDirectory() as folder:
         codes = random_codes(folder, subvectors, num_docs)
-        grown = subprocess.run(
-            [sys.executable, "-c", _MEMORY, codes.filename],
-            capture_output=True, text=True, check=True, env=_here(),
-        )  # fmt: skip
         yield {
             "name": NAME, "case": f"memory of {num_docs}x{subvectors}, batch 16",
-            "peak_bytes": int(grown.stdout), "bound_bytes": int(1.2 * codes.nbytes),
-            "versions": versions(),
+            "peak_bytes": printed(_MEMORY, codes.filename),
+            "bound_bytes": int(1.2 * codes.nbytes), "versions": versions(),
         }  # fmt: skip
 
 
 def pinned(path: str, cores: int, quick: bool) -> Iterator[dict]:
     """The cases that a file's ``_cases`` yields in a process on so many cores."""
     words = [sys.executable, path, "--cores", str(cores)] + ["--quick"] * quick
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=_here()) as run:
+    here = surroundings()
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=here) as run:
         assert run.stdout is not None
         yield from map(json.loads, run.stdout)
     if run.returncode:

@@ -5,48 +5,29 @@ Faiss's are its own copy in memory.
 """
 
 import importlib.util
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from memory import printed
 from timing import compare, versions
 
 NAME = "exact-search"
 WIDTH, K = 384, 100
 
 _MEMORY = """
-import os, sys, threading, time
+import sys
 import numpy as np
-import jax
 from jaxir.dense.search import stream_search
-
-def resident():
-    with open("/proc/self/statm") as stream:
-        return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+from memory import grown
 
 vectors = np.load(sys.argv[1], mmap_mode="r")
 rows, width = vectors.shape
 queries = np.ones((int(sys.argv[2]), width), np.float32)
 stream_search(queries, np.ones((20_000, width), np.float32), 100)
-before, peak, done = resident(), 0, False
-
-def watch():
-    global peak
-    while not done:
-        peak = max(peak, resident())
-        time.sleep(0.002)
-
-watcher = threading.Thread(target=watch)
-watcher.start()
-for _ in range(5):
-    stream_search(queries, vectors, 100)
-done = True
-watcher.join()
-print(peak - before)
+print(grown(lambda: [stream_search(queries, vectors, 100) for _ in range(5)]))
 """
 
 
@@ -86,12 +67,8 @@ def run(*, quick: bool = False) -> Iterator[dict]:
                 "versions": versions("faiss-cpu"),
             }  # fmt: skip
         if sys.platform.startswith("linux"):
-            grown = subprocess.run(
-                [sys.executable, "-c", _MEMORY, str(path), "64"],
-                capture_output=True, text=True, check=True, env=dict(os.environ),
-            )  # fmt: skip
             yield {
                 "name": NAME, "case": f"memory of {num_docs}x{WIDTH}, batch 64",
-                "peak_bytes": int(grown.stdout),
+                "peak_bytes": printed(_MEMORY, path, 64),
                 "bound_bytes": int(1.2 * vectors.nbytes), "versions": versions(),
             }  # fmt: skip

@@ -261,19 +261,13 @@ def study(
       k: results of a query.
       rule: of the graph search.
     """
-    from jaxir.data.collection import open_collection, split_spec
-    from jaxir.errors import InputError
+    from jaxir.data.collection import judged_queries
     from jaxir.evaluate import evaluate
     from jaxir.files import atomic_file
     from jaxir.hyper.graph import GraphSearchConfig
     from jaxir.search import open_index
 
-    name, split = split_spec(queries)
-    collection = open_collection(name)
-    texts, qrels = collection.queries(split), collection.qrels(split)
-    texts = {query_id: texts[query_id] for query_id in qrels if query_id in texts}
-    if not texts:
-        raise InputError(queries, "no judged queries", "at least one")
+    _, texts, qrels = judged_queries(queries)
 
     def measured(label: str, config=None) -> dict:
         mode = "exhaustive" if config is None else "graph"
@@ -297,6 +291,7 @@ def study(
 
     least = GraphSearchConfig(entry_points=1, rule=rule)
     num_docs = open_index(index, mode="graph", graph=least).num_docs  # a graph or error
+    k = min(k, num_docs)
     whole = measured("exhaustive")
     yield whole
     known: dict = {}

@@ -13,8 +13,6 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +21,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from memory import printed
 from timing import alone, compare, versions
 
 from jaxir import blocks
@@ -164,37 +163,21 @@ def _on_cpu(quick: bool) -> Iterator[dict]:
 
 
 _MEMORY = """
-import os, sys, threading, time
+import sys
 from jaxir.mesh import use_cpu_cores
 use_cpu_cores()
 import jax
 import numpy as np
+from memory import grown
 from qnet import K, random_weights
 from jaxir.hyper.qnet import QNetSpec
 from jaxir.hyper.search import stream_search
-
-def resident():
-    with open("/proc/self/statm") as stream:
-        return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 vectors = np.load(sys.argv[1], mmap_mode="r")
 spec = QNetSpec(hidden=(768,) * 2)
 weights = jax.device_put(random_weights(8, spec))  # as an encoder leaves them
 stream_search(spec, weights, np.ones((6_000, 768), np.float32), K)
-before, peak, done = resident(), 0, False
-
-def watch():
-    global peak
-    while not done:
-        peak = max(peak, resident())
-        time.sleep(0.002)
-
-watcher = threading.Thread(target=watch)
-watcher.start()
-stream_search(spec, weights, vectors, K)
-done = True
-watcher.join()
-print(peak - before)
+print(grown(lambda: stream_search(spec, weights, vectors, K)))
 """
 
 
@@ -206,16 +189,9 @@ def _memory(quick: bool) -> Iterator[dict]:
         path = Path(folder) / "vectors.npy"
         vectors = rng.standard_normal((num_docs, SPEC.input_width), dtype=np.float32)
         np.save(path, vectors)
-        here = os.fspath(Path(__file__).parent)
-        paths = os.pathsep.join([here, *filter(None, sys.path)])
-        grown = subprocess.run(
-            [sys.executable, "-c", _MEMORY, str(path)],
-            capture_output=True, text=True, check=True,
-            env={**os.environ, "PYTHONPATH": paths},
-        )  # fmt: skip
         yield {
             "name": NAME, "case": f"memory of 8 x {num_docs} docs",
-            "peak_bytes": int(grown.stdout),
+            "peak_bytes": printed(_MEMORY, path),
             "bound_bytes": int(1.2 * vectors.nbytes), "versions": versions(),
         }  # fmt: skip
 

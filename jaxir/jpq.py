@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxir.checkpoints.model_dir import (
     Model,
     load_model,
     model_from_parts,
-    save_model,
 )
 from jaxir.data.collection import Collection, open_collection
 from jaxir.data.pipeline import PipelineConfig, make_batches
@@ -31,12 +31,14 @@ from jaxir.fit import Fit, ListSource, given, prepared_lists, with_changes
 from jaxir.manifest import Manifest, read_manifest
 from jaxir.mesh import make_mesh
 from jaxir.openers import Opening, model_of
+from jaxir.pq.codec import Codec, quantize, unpack
 from jaxir.pq.model import JpqConfig, searching_codec
+from jaxir.pq.score import check_codec
 from jaxir.pq.search import open_codes
 from jaxir.pq.task import JpqLoss, make_task
 from jaxir.pq_index import CODES, read_pq
 from jaxir.progress import say
-from jaxir.run_directory import check_run, whole_or_absent
+from jaxir.run_directory import check_run, save_trained, whole_or_absent
 from jaxir.train.config import TrainConfig, check_settings
 from jaxir.train.loop import train
 from jaxir.train.optimizers import OptimizerConfig, ParamGroup
@@ -46,6 +48,7 @@ from jaxir.validate import ValidationConfig, draw_sample
 __all__ = ["centroid_rate", "fit_jpq", "joint_optimizer", "load_jpq"]
 
 _DEPTH = 100  # results of a query in validation
+_COMPARED = 256  # documents whose vectors are compared with their codes
 _A_LIST_A_QUERY = ListSource(per="query", positives="one")
 _BATCHES, _ADAMW, _ONE_EPOCH = (
     PipelineConfig(list_size=1),
@@ -173,7 +176,8 @@ def fit_jpq(
 
     Raises:
       InputError: an input that cannot be used, an index of another collection or of
-        other codes than the model's, or a directory of another run.
+        other codes than the model's, vectors that the codes are not of, or a directory
+        of another run.
       TrainingInterrupted: a signal came; what was done is saved.
     """
     work_dir, index = Path(model_dir), Path(index)
@@ -198,9 +202,11 @@ def fit_jpq(
     _check_collection(index, manifest, collection)
     _check_codec(index, model_of(Opening(index, manifest)), model)
     codes = np.load(index / CODES, mmap_mode="r")
+    check_codec(searching_codec(model.params), codes, model.config.bits)
     stored = None
     if vectors is not None:
         stored = _vectors(Path(vectors), loss, manifest.details["width"], collection)
+        _check_vectors(Path(vectors), stored, model, codes)
     row, mesh = family(model.kind), make_mesh()
     assert row.texts is not None
     size = 1 if live else 1 + loss.num_negatives
@@ -222,12 +228,8 @@ def fit_jpq(
             task, batches, loop, optimizer=optimizer, work_dir=work_dir, mesh=mesh,
             initial_params=model.params, evaluate=measure,
         )  # fmt: skip
-    trained = model_from_parts(
-        model.kind, model.config, result.params, model.tokenizer, path=str(work_dir)
-    )
-    text = operative_config if isinstance(operative_config, str) else operative_config()
-    save_model(
-        work_dir, trained, operative_config=text, metrics=result.metrics,
+    trained = save_trained(
+        model, result, work_dir, operative_config=operative_config,
         training_data=f"{collection.name}:{split}", command=command,
     )  # fmt: skip
     say(
@@ -277,6 +279,26 @@ def _vectors(
         )
     names = manifest.details["shards"]
     return np.concatenate([np.load(place / name, mmap_mode="r") for name in names])
+
+
+def _check_vectors(
+    place: Path, vectors: np.ndarray, model: Model, codes: np.ndarray
+) -> None:
+    """Vectors of another model would be compared with queries in vain."""
+    some = np.unique(np.linspace(0, len(vectors) - 1, _COMPARED, dtype=int))
+    own, codec = codes[:, some], jax.tree.map(jnp.asarray, model.params["codec"])
+    if len(own) != model.config.subvectors:
+        own = np.asarray(unpack(own))
+    assigned = quantize(
+        Codec(codec["rotation"], codec["assignment"]),
+        jnp.asarray(vectors[some], jnp.float32),
+    )
+    # Not all: float16 or other machines may have taken the next nearest.
+    if np.mean(own == np.asarray(assigned).T) < 0.5:
+        raise InputError(
+            place, "vectors that do not have the codes of the index", "those that the "
+            "codes were made from", "name the dense index of the same model",
+        )  # fmt: skip
 
 
 def _validation(

@@ -1,4 +1,4 @@
-"""Documents come and go in an index of kind ``pq``.
+"""Documents come and go in an index of kind ``pq`` or ``sparse``.
 
 Both ways the index is exchanged as a whole: a search that has the old one open keeps
 it, one that begins later finds the new one, and a failure leaves the old one.  Files
@@ -9,23 +9,29 @@ links.
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxir.data.collection import Collection, open_collection
+from jaxir.data.lines import numbered_lines
 from jaxir.errors import InputError
-from jaxir.files import locked, open_text
+from jaxir.files import locked, named_place
 from jaxir.index_job import BuildOptions, changing, encoded
 from jaxir.manifest import DocIdFile, Manifest, read_manifest, write_doc_ids
 from jaxir.openers import Opening, model_of
-from jaxir.pq_index import CODES, measured, new_codes, read_pq, write_codes
+from jaxir.pq_index import CODES, measured, new_codes, write_codes
 from jaxir.progress import progress_bar
+from jaxir.sparse_change import SPARSE, Change
 
-__all__ = ["add_documents", "delete_documents", "read_ids"]
+if TYPE_CHECKING:
+    from jaxir.checkpoints.model_dir import Model
+
+__all__ = ["CHANGES", "add_documents", "delete_documents", "read_ids"]
 
 _IDS = ("ids.bin", "ids.npy")
 
@@ -35,30 +41,30 @@ def add_documents(
     collection: Collection | str | os.PathLike,
     *,
     batch_tokens: int | None = None,
+    model: "Model | str | None" = None,
 ) -> Manifest:
     """Adds the documents of a collection to an index, behind those it has.
 
-    They are encoded by the index's own model and get codes of its assignment.  The
-    index is exchanged as a whole at the end; until then searches find the old one.
+    They are encoded by the index's own model, and get codes of its assignment or are
+    pruned as the others were.  The index is exchanged as a whole at the end; until then
+    searches find the old one.
     Encoding that was interrupted goes on where it stopped, from the hidden folder
     ``.<name>.add`` beside the index.
 
     Args:
-      directory: an index of kind ``pq``.
+      directory: an index of a kind in :data:`CHANGES`.
       collection: from ``open_collection``, or its folder or name.
       batch_tokens: tokens of a batch of documents; None for the encoder's default.
+      model: that encoded the index, where it is neither in it nor where it was.
 
     Returns:
       The manifest of the new index.
 
     Raises:
-      InputError: no index, one of another kind, no documents, or ids that the index
-        has already.
+      InputError: no index, one of another kind, no documents, ids that the index has
+        already, or another model.
     """
-    from jaxir.encode import as_bi_encoder
-    from jaxir.pq.model import assigning_codec
-
-    directory = Path(directory)
+    directory = named_place(directory)
     if not isinstance(collection, Collection):
         collection = open_collection(os.fspath(collection))
     docs = collection.docs
@@ -71,25 +77,23 @@ def add_documents(
                 collection.path, f"documents that the index has: {_some(known)}",
                 "new ids", f"first jaxir index --index {directory} --delete IDS",
             )  # fmt: skip
-        model = model_of(Opening(directory, manifest))
-        details = manifest.details
+        encoder = model_of(Opening(directory, manifest, model))
+        change, details = CHANGES[manifest.kind], manifest.details
         options = BuildOptions(
             batch_tokens=batch_tokens, max_length=details.get("max_length")
         )
         place = directory.with_name(f".{directory.name}.add")
-        with encoded(as_bi_encoder(model), collection, place, options) as found:
-            shards = found.open()
+        with change.encoded(encoder, collection, place, options, manifest) as found:
             note = {
                 "added": collection.name,
                 "collection_fingerprint": docs.fingerprint,
                 "docs": len(docs),
-                **measured(model, shards),
+                **change.measured(encoder, found),
             }
             new = _changed(manifest, note, len(ids) + len(docs))
-            with _exchanged(directory, new) as (folder, old, codes):
-                for row in range(len(old)):
-                    codes[row, : len(ids)] = old[row]
-                write_codes(assigning_codec(model.params), shards, codes[:, len(ids) :])
+            new = new._replace(details=new.details | change.added(new, found))
+            with _exchanged(directory, new) as folder:
+                change.append(directory, folder, encoder, found)
                 write_doc_ids(folder, chain(_walk(ids), docs.doc_ids()))
     return read_manifest(directory)
 
@@ -98,7 +102,7 @@ def delete_documents(directory: str | os.PathLike, doc_ids: Iterable[str]) -> Ma
     """Deletes documents from an index, which is exchanged as a whole.
 
     Args:
-      directory: an index of kind ``pq``.
+      directory: an index of a kind in :data:`CHANGES`.
       doc_ids: of the documents.
 
     Returns:
@@ -108,7 +112,7 @@ def delete_documents(directory: str | os.PathLike, doc_ids: Iterable[str]) -> Ma
       InputError: no index, one of another kind, no ids, ids that the index does not
         have, or those of all its documents.
     """
-    directory = Path(directory)
+    directory = named_place(directory)
     missing = dict.fromkeys(doc_ids)  # a set in the order given
     if not missing:
         raise InputError("doc_ids", "none", "at least one")
@@ -131,10 +135,11 @@ def delete_documents(directory: str | os.PathLike, doc_ids: Iterable[str]) -> Ma
                 directory, "every document would be deleted", "some to stay",
                 "remove the index",
             )  # fmt: skip
+        change = CHANGES[manifest.kind]
         new = _changed(manifest, note, int(keep.sum()))
-        with _exchanged(directory, new) as (folder, old, codes):
-            for row in range(len(old)):
-                codes[row] = old[row][keep]
+        new = new._replace(details=new.details | change.kept(directory, new, keep))
+        with _exchanged(directory, new) as folder:
+            change.keep(directory, folder, keep)
             stay = (name for name, kept in zip(_walk(ids), keep, strict=True) if kept)
             write_doc_ids(folder, stay)
     return read_manifest(directory)
@@ -143,9 +148,21 @@ def delete_documents(directory: str | os.PathLike, doc_ids: Iterable[str]) -> Ma
 @contextlib.contextmanager
 def _held(directory: Path, what: str) -> Iterator[Manifest]:
     """The manifest of an index that nobody else changes meanwhile."""
-    read_pq(directory, what)  # before a lock is made where no index is
+    _read(directory, what)  # before a lock is made where no index is
     with locked(directory):
-        yield read_pq(directory, what)
+        yield _read(directory, what)
+
+
+def _read(directory: Path, what: str) -> Manifest:
+    manifest = read_manifest(directory)
+    if manifest.kind not in CHANGES:
+        kinds = " or ".join(map(repr, CHANGES))
+        raise InputError(
+            directory, f"an index of kind {manifest.kind!r}",
+            f"one of kind {kinds}, the only ones that {what}",
+        )  # fmt: skip
+    CHANGES[manifest.kind].check(directory, manifest)
+    return manifest
 
 
 def _walk(ids: DocIdFile) -> Iterable[str]:
@@ -171,26 +188,75 @@ def _changed(manifest: Manifest, note: dict[str, Any], num_docs: int) -> Manifes
 
 
 @contextlib.contextmanager
-def _exchanged(
-    directory: Path, new: Manifest
-) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
-    """The new index's folder without ids, the old codes, and room for the new ones."""
-    with changing(directory, new, without=(CODES, *_IDS), target=directory) as folder:
-        old = np.load(directory / CODES, mmap_mode="r")
-        codes = new_codes(folder, len(old), new.counts["docs"])
-        yield folder, old, codes
-        codes.flush()
+def _exchanged(directory: Path, new: Manifest) -> Iterator[Path]:
+    """The new index's folder, without ids and what else changes with the documents."""
+    without = (CHANGES[new.kind].files, *_IDS)
+    with changing(directory, new, without=without, target=directory) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def _pq_encoded(
+    model: "Model",
+    collection: Collection,
+    place: Path,
+    options: BuildOptions,
+    manifest: Manifest,
+) -> "Iterator[list[np.ndarray]]":
+    from jaxir.encode import as_bi_encoder
+
+    del manifest  # codes are the model's matter
+    with encoded(as_bi_encoder(model), collection, place, options) as found:
+        yield found.open()
+
+
+def _pq_append(
+    directory: Path, folder: Path, model: "Model", shards: list[np.ndarray]
+) -> None:
+    from jaxir.pq.model import assigning_codec
+
+    old = np.load(directory / CODES, mmap_mode="r")
+    before = old.shape[1]
+    codes = new_codes(folder, len(old), before + sum(map(len, shards)))
+    for row in range(len(old)):
+        codes[row, :before] = old[row]
+    write_codes(assigning_codec(model.params), shards, codes[:, before:])
+    codes.flush()
+
+
+def _pq_keep(directory: Path, folder: Path, keep: np.ndarray) -> None:
+    old = np.load(directory / CODES, mmap_mode="r")
+    codes = new_codes(folder, len(old), int(keep.sum()))
+    for row in range(len(old)):
+        codes[row] = old[row][keep]
+    codes.flush()
+
+
+CHANGES: Mapping[str, Change] = MappingProxyType(
+    {
+        "pq": Change(
+            files=CODES,
+            check=lambda directory, manifest: None,
+            encoded=_pq_encoded,
+            measured=measured,
+            added=lambda new, shards: {},
+            append=_pq_append,
+            kept=lambda directory, new, keep: {},
+            keep=_pq_keep,
+        ),
+        "sparse": SPARSE,
+    }
+)
+"""How documents come and go in an index of each kind that knows it."""
 
 
 def read_ids(path: str | os.PathLike) -> list[str]:
     """Ids of documents from a file, one a line.
 
     Raises:
-      InputError: no such file, or no ids in it.
+      InputError: no such file, one that is not UTF-8, or no ids in it.
     """
-    with open_text(path) as lines:
-        ids = [line.strip() for line in lines]
-    ids = [name for name in ids if name]
+    ids = [line.strip() for _, line in numbered_lines(path)]
     if not ids:
         raise InputError(path, "no ids", "one a line")
     return ids

@@ -20,7 +20,14 @@ import numpy as np
 
 from jaxir.data.collection import Collection
 from jaxir.errors import InputError
-from jaxir.index_job import BuildOptions, Job, changing, encoded, writing
+from jaxir.index_job import (
+    BuildOptions,
+    Job,
+    changing,
+    encoded,
+    remembered_path,
+    writing,
+)
 from jaxir.manifest import Manifest, read_manifest
 from jaxir.openers import Opening, model_of
 from jaxir.progress import say
@@ -112,7 +119,7 @@ def pq_details(model: "Model", *, self_contained: bool = True) -> dict[str, Any]
         "doc_bytes": spec.doc_bytes,
         "compression": 4 * spec.width / spec.doc_bytes,
         "model_kind": model.kind,
-        "model_path": os.path.abspath(model.path) if model.path else "",
+        "model_path": remembered_path(model.path),
         "self_contained": self_contained,
     }
 

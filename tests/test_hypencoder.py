@@ -17,8 +17,6 @@ from jaxir.hypencoder import load_bi_encoder, load_hypencoder
 from jaxir.lm import masked
 from jaxir.nn.bert import BertConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TEXTS = ["rivers to the sea", "bread", "wheels of steel on clay"]
 
 

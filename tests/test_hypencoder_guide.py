@@ -66,7 +66,7 @@ def small(words):
 
 
 @pytest.mark.slow
-def test_commands_and_programs(workplace, capfd, quick_compilation):
+def test_commands_and_programs(workplace, capfd):
     lines = [words for _, text in blocks(GUIDE, "bash") for words in commands(text)]
     timed = [words for words in lines if words[0] == "bench" and "--index" not in words]
     assert timed == [["bench", "qnet"], ["bench", "hyper-graph"]]  # of their own size

@@ -25,8 +25,6 @@ from jaxir.train.config import TrainConfig
 from jaxir.train.optimizers import OptimizerConfig
 from jaxir.validate import ValidationConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 LOSS = JpqLoss(num_negatives=8, cut=10)
 ADAM = OptimizerConfig(learning_rate=1e-2, schedule="constant", warmup=1)
 
@@ -211,6 +209,11 @@ def test_vectors_of_other_documents(index, make_tiny_model, tiny_collection, tmp
     with pytest.raises(InputError, match="narrow: vectors of width 8; expected width"):
         run(index, tiny_collection, tmp_path / "out", loss=losses,
             vectors=tmp_path / "narrow")  # fmt: skip
+    build_index(make_tiny_model(seed=3), str(tiny_collection), tmp_path / "another")
+    with pytest.raises(InputError, match="another: vectors that do not have the codes"):
+        run(index, tiny_collection, tmp_path / "out", loss=losses,
+            vectors=tmp_path / "another")  # fmt: skip
+    assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="vectors: none; expected those of the 12"):
         run(index, tiny_collection, tmp_path / "out", loss=losses)
 

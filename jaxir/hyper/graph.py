@@ -37,9 +37,7 @@ activations of one block of documents.
 
 import dataclasses
 import functools
-import math
 import random
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -48,10 +46,17 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxir.errors import InputError
+from jaxir.hyper.placed import (
+    graph_vectors,
+    on_devices,
+    split_queries,
+    walking_devices,
+)
 from jaxir.hyper.qnet import QNetSpec, QNetWeights
 from jaxir.hyper.stored import QueryError, check_finite, product_dtype
 from jaxir.hyper.walk import Plan, walk
 from jaxir.numerics import INVALID_ID, NEG_INF
+from jaxir.topk import empty_ranking
 from jaxir.types import Ranking
 
 __all__ = [
@@ -69,9 +74,6 @@ BLOCK_ROWS = 65_536
 
 CPU_BLOCK_ROWS = 512
 """The same on a CPU, of one query: a block and its activations stay in a cache."""
-
-_ALIGNMENT = 64
-"""Where an array must begin for JAX to use it on a CPU without a copy."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,34 +143,6 @@ def entry_rows(num_docs: int, config: GraphSearchConfig) -> np.ndarray:
     return _sample(num_docs, min(config.entry_points, num_docs), config.seed).copy()
 
 
-def graph_vectors(
-    shards: np.ndarray | Sequence[np.ndarray], device: jax.Device | None = None
-) -> Array:
-    """Document vectors as the one device array that a graph search gathers from.
-
-    On a CPU a single ``.npy`` file, memory-mapped, is used where it lies: only the
-    pages that a search touches are read.  Several shards are put together in the host's
-    memory, which takes as much as the vectors do, once.
-
-    Args:
-      shards: ``[rows, W]`` arrays in order, plain or memory-mapped.
-      device: where; by default JAX's first.
-    """
-    parts = [shards] if isinstance(shards, np.ndarray) else list(shards)
-    whole = parts[0] if len(parts) == 1 else _joined(parts)
-    return jax.device_put(whole, device or jax.local_devices()[0], may_alias=True)
-
-
-def _joined(shards: Sequence[np.ndarray]) -> np.ndarray:
-    """The shards as one array, so aligned that a CPU device need not copy it again."""
-    shape = (sum(map(len, shards)), shards[0].shape[1])
-    size, dtype = math.prod(shape) * shards[0].dtype.itemsize, shards[0].dtype
-    memory = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    whole = memory[start : start + size].view(dtype).reshape(shape)
-    return np.concatenate(shards, out=whole)
-
-
 def graph_search(
     spec: QNetSpec,
     weights: QNetWeights,
@@ -187,7 +161,8 @@ def graph_search(
       spec: of the q-nets.
       weights: ``[B, ...]``, one q-net a query.
       vectors: ``[N, num_vectors * E]`` document vectors, best on a device already
-        (:func:`graph_vectors`): numpy arrays are put there by every call.
+        (:func:`graph_vectors`): numpy arrays are put there by every call.  Where they
+        are on several devices, these share the queries.
       neighbors: ``[N, degree]`` rows of each document's neighbours, likewise; what is
         not a row of a document is no neighbour.
       k: number of results; may exceed what can be reached.
@@ -224,9 +199,17 @@ def graph_search(
             raise InputError("entry", "not rows of documents", f"0 to {num_docs - 1}")
     if isinstance(vectors, np.ndarray):
         vectors = graph_vectors(vectors)
-    place = next(iter(vectors.devices()))
-    neighbors = jax.device_put(neighbors, place, may_alias=True)
-    on_cpu = place.platform == "cpu"
+    num_queries = weights.output.shape[0]
+    if not num_queries:
+        nothing, none = jax.device_get(empty_ranking((0,), k)), np.zeros(0, np.int32)
+        return GraphResult(nothing, none, none)
+    devices = walking_devices(vectors, num_queries)
+    vectors, neighbors, begin = (
+        on_devices(array, devices) for array in (vectors, neighbors, entry)
+    )
+    weights, mesh = split_queries(weights, devices)
+    platform = devices[0].platform
+    on_cpu = platform == "cpu"
     released = config.rule == "released"
     explore = min(config.explore, num_docs)
     # One slot more than there are documents is never filled, as k of them are not.
@@ -234,15 +217,15 @@ def graph_search(
     offers_all = released or len(entry) == num_docs
     plan = Plan(
         explore, max(explore, slots) if offers_all else explore, slots,
-        config.iterations, released, released and config.early_stop,
+        # Every iteration but the last one scores a document that none did before.
+        min(config.iterations, num_docs + 1), released, released and config.early_stop,
         not on_cpu if together is None else together,
         block_rows or (CPU_BLOCK_ROWS if on_cpu else BLOCK_ROWS),
-        product_dtype(vectors.dtype, place.platform),
+        product_dtype(vectors.dtype, platform),
     )  # fmt: skip
-    state = walk(
-        weights, vectors, neighbors, jax.device_put(entry, place), spec=spec, plan=plan
-    )
+    state = walk(weights, vectors, neighbors, begin, spec=spec, plan=plan, mesh=mesh)
     fetched = jax.device_get((state.best, state.scored, state.rounds, state.broken))
+    fetched = jax.tree.map(lambda leaf: leaf[:num_queries], fetched)
     (doc_ids, scores), scored, rounds, broken = fetched
     if broken.any():
         raise _not_finite(weights, vectors, int(np.argmax(broken)))

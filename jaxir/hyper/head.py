@@ -43,6 +43,10 @@ by the root of the states' width everywhere.
 
 _NORM_EPS = 1e-5
 
+# Scores follow from what is generated: float32 is not cut to TF32 or bfloat16, as
+# accelerators do unless told.
+_PRECISION = "highest"
+
 # PyTorch's default for a linear layer: uniform within 1 / sqrt(inputs).
 _linear_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -81,13 +85,13 @@ class _Tensor(nn.Module):
         values = self._linear("value", inputs)(tokens).reshape(keys.shape)
         # [B, rows, T]: float32 throughout, for logits of a bias are in the hundreds
         keys = keys.astype(jnp.float32)
-        logits = jnp.einsum("rw,BTw->BrT", query, keys, precision="highest")
+        logits = jnp.einsum("rw,BTw->BrT", query, keys, precision=_PRECISION)
         where = jnp.broadcast_to(mask[:, None, :], logits.shape)
         logits = logits / SCALES[self.scale](self.rows, inputs)
         probs = masked_softmax(logits, where).astype(self.dtype)
         # [B, rows, T] -> [B, rows, width]
-        mixed = jax.nn.relu(jnp.einsum("BrT,BTw->Brw", probs, values))
-        normal = standardize(mixed, _NORM_EPS).reshape(-1, self.width)
+        mixed = jnp.einsum("BrT,BTw->Brw", probs, values, precision=_PRECISION)
+        normal = standardize(jax.nn.relu(mixed), _NORM_EPS).reshape(-1, self.width)
         generated = self._projection()(normal).reshape(batch, *shape)
         return generated.astype(jnp.float32) + base[None]
 
@@ -97,6 +101,7 @@ class _Tensor(nn.Module):
         return nn.Dense(
             self.width,
             dtype=self.dtype,
+            precision=_PRECISION,
             kernel_init=_linear_init,
             bias_init=bias_init,
             name=name,
@@ -111,6 +116,7 @@ class _Tensor(nn.Module):
         return nn.Dense(
             self.width,
             dtype=self.dtype,
+            precision=_PRECISION,
             kernel_init=kernel_init,
             bias_init=bias_init,
             name="projection",

@@ -127,15 +127,15 @@ def build_neighbors(
 
     Nearness is ``|x - y|^2`` in float32, computed as ``|x|^2 - 2 x.y + |y|^2``.  A
     document is never its own neighbour, though a duplicate of it may be.  Where there
-    are fewer than ``degree`` other documents the row is filled up with ``N``, which is
-    no document.
+    are fewer than ``degree`` other documents the graph has so many columns, and that of
+    a lone document one with ``N``, which is no document.
 
     An interrupted build goes on where it stopped, from ``<directory>.partial``; a
     graph that stands already is not built again.
 
     Args:
       shards: ``[rows, E]`` vectors in order, plain or memory-mapped.
-      degree: neighbours of a document; the paper has 100.
+      degree: neighbours of a document, as far as there are others; the paper has 100.
       directory: where the graph shall stand.  One of other vectors, degree or backend
         is replaced; what is no graph is left alone.
       backend: ``"jax"``, on all devices, or ``"faiss"`` (``IndexFlatL2``, a copy of the
@@ -145,7 +145,8 @@ def build_neighbors(
       fingerprint: names the vectors; None for :func:`vectors_fingerprint`.
 
     Returns:
-      int32 ``[N, degree]``, memory-mapped: each row's neighbours, nearest first.
+      int32 ``[N, min(degree, N - 1)]``, memory-mapped: each row's neighbours, nearest
+      first.
 
     Raises:
       InputError: a number below 1, an unknown backend, no vectors, NaN among them, or
@@ -167,6 +168,7 @@ def build_neighbors(
         raise InputError("backend", repr(backend), " or ".join(_BACKENDS))
     parts = [shards] if isinstance(shards, np.ndarray) else list(shards)
     directory, num_docs = Path(directory), sum(map(len, parts))
+    degree = max(1, min(degree, num_docs - 1))
     digest = vectors_fingerprint(parts)  # also looks for NaN
     name = digest if fingerprint is None else fingerprint
     note = {

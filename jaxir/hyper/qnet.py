@@ -28,6 +28,7 @@ from jaxtyping import Array, Float
 
 from jaxir.errors import InputError
 from jaxir.nn.layers import gelu, layer_norm
+from jaxir.types import Size
 
 __all__ = [
     "QNET_ACTIVATIONS",
@@ -279,7 +280,7 @@ _CPU_CACHE_BYTES = 4 * 2**20
 """Activations that stay near a CPU's cores."""
 
 
-def _in_turn(spec: QNetSpec, weights: QNetWeights, rows: int) -> bool:
+def _in_turn(spec: QNetSpec, weights: QNetWeights, rows: Size) -> bool:
     """Whether queries are scored one after another rather than together.
 
     On two cores, eight queries of six blocks of 768 with 512 to 2048 vectors take 1.3
@@ -288,6 +289,8 @@ def _in_turn(spec: QNetSpec, weights: QNetWeights, rows: int) -> bool:
     """
     batch = weights.output.shape[0]
     size = 4 * batch * rows * max(spec.widths)
+    if not isinstance(size, int):  # a symbolic batch of an exported program
+        return False
     return jax.default_backend() == "cpu" and batch > 1 and size > _CPU_CACHE_BYTES
 
 
@@ -300,7 +303,7 @@ def _product(x: Array, kernel: Array) -> Array:
     # [B, in, out] -> [in, B * out]; [n, B * out] -> [B, n, out]
     beside = kernel.transpose(1, 0, 2).reshape(inputs, batch * outputs)
     product = _einsum("ni,io->no", x, beside)
-    return product.reshape(-1, batch, outputs).transpose(1, 0, 2)
+    return product.reshape(x.shape[0], batch, outputs).transpose(1, 0, 2)
 
 
 def _run(spec: QNetSpec, weights: QNetWeights, x: Array) -> Array:
@@ -322,17 +325,24 @@ def _finish(spec: QNetSpec, i: int, x: Array, y: Array, gate: Array | None) -> A
     if gate is not None:
         y = y * gate.astype(y.dtype)
     if spec.residuals[i]:
-        y = y + x.reshape(-1, *x.shape[-2:]).astype(y.dtype)
+        y = y + (x if x.ndim == y.ndim else x[None]).astype(y.dtype)
     if spec.layer_norm and not spec.norm_before_residual:
         y = standardize(y, spec.norm_eps)
     return y.astype(x.dtype)
 
 
 def _best(spec: QNetSpec, scores: Array) -> Array:
-    """``[B, N * m]`` scores of vectors to ``[B, N]`` of documents."""
+    """``[B, N * m]`` scores of vectors to ``[B, N]`` of documents.
+
+    NaN where one of a document's is not finite: the largest would hide ``-inf``, which
+    is as broken as in the score of a single vector.
+    """
     if spec.num_vectors == 1:
         return scores
-    return jnp.max(scores.reshape(scores.shape[0], -1, spec.num_vectors), axis=-1)
+    batch, count = scores.shape
+    own = scores.reshape(batch, count // spec.num_vectors, spec.num_vectors)
+    whole = jnp.all(jnp.isfinite(own), axis=-1)
+    return jnp.where(whole, jnp.max(own, axis=-1), jnp.nan)
 
 
 def _check(spec: QNetSpec, weights: QNetWeights, docs: Array, *, leading: int) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxir.hyper.qnet import QNetSpec, QNetWeights, apply_all, apply_own
@@ -224,7 +225,7 @@ def _step(
     )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnames=("spec", "plan"))
+@functools.partial(jax.jit, static_argnames=("spec", "plan", "mesh"))
 def walk(
     weights: QNetWeights,
     vectors: Float[Array, "N W"],
@@ -233,6 +234,7 @@ def walk(
     *,
     spec: QNetSpec,
     plan: Plan,
+    mesh: Mesh | None = None,
 ) -> Walked:
     """Searches for every query.
 
@@ -243,10 +245,35 @@ def walk(
       entry: ``[P]`` rows to begin with, ascending, each once.
       spec: of the q-nets.
       plan: the settings.
+      mesh: devices that walk each for its own queries, ``B`` of which its first axis
+        splits evenly; everything else is on all of them.  None for one device.
 
     Returns:
       The last state of all queries; ``best`` is the result.
     """
+    own = functools.partial(_walk, spec, plan)
+    if mesh is not None:
+        # Devices never wait for each other: the loop of each ends by itself.
+        split, whole = PartitionSpec(mesh.axis_names[0]), PartitionSpec()
+        own = jax.shard_map(
+            own,
+            mesh=mesh,
+            in_specs=(split, whole, whole, whole),
+            out_specs=split,
+            check_vma=False,
+        )
+    return own(weights, vectors, neighbors, entry)
+
+
+def _walk(
+    spec: QNetSpec,
+    plan: Plan,
+    weights: QNetWeights,
+    vectors: Float[Array, "N W"],
+    neighbors: Int[Array, "N degree"],
+    entry: Int[Array, " P"],
+) -> Walked:
+    """What one device does."""
     num_docs, num_entry = vectors.shape[0], entry.shape[0]
     known = jnp.zeros(num_docs + 1, bool).at[entry].set(True).at[num_docs].set(True)
 

@@ -270,4 +270,4 @@ def check_codes(
 
 
 def _parts(codec: Codec, vectors: Float[Array, "N E"]) -> Float[Array, "N M W"]:
-    return vectors.reshape(len(vectors), *codec.centroids.shape[::2])
+    return vectors.reshape(vectors.shape[0], *codec.centroids.shape[::2])

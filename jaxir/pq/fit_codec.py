@@ -117,10 +117,13 @@ def fit_codec(
     matrix = np.eye(spec.width, dtype=np.float32)
     if rotation == "opq":
         opq = faiss.OPQMatrix(spec.width, spec.subvectors)
-        trained = _quantizer(spec, len(vectors), seed)
+        # Faiss writes [width, width] numbers where it has room for [N, width]: of fewer
+        # vectors it gets whole copies, which change neither centroids nor rotation.
+        enough = np.tile(turned, (-(-spec.width // len(turned)), 1))
+        trained = _quantizer(spec, len(enough), seed)
         opq.pq = trained  # Faiss keeps a bare pointer: `trained` must outlive the call
-        opq.niter, opq.max_train_points = iterations, len(vectors)
-        opq.train(turned)
+        opq.niter, opq.max_train_points = iterations, len(enough)
+        opq.train(enough)
         matrix = faiss.vector_to_array(opq.A).reshape(matrix.shape)
         turned = opq.apply(turned)
     # Trained anew: OPQ's own centroids are those of the rotation before its last.

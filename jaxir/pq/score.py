@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from jaxir.errors import InputError
-from jaxir.pq.codec import Codec, decode, rotate, tables
+from jaxir.pq.codec import Codec, check_codes, decode, rotate, tables
+from jaxir.types import Size
 
 __all__ = [
     "Products",
@@ -83,9 +84,9 @@ def default_block_rows(platform: str, queries: Queries) -> int:
     return min(max(rows, 8_192), 65_536)
 
 
-def count_queries(queries: Queries) -> int:
+def count_queries(queries: Queries) -> Size:
     """``B``."""
-    return len(queries.vectors if isinstance(queries, Products) else queries)
+    return (queries.vectors if isinstance(queries, Products) else queries).shape[0]
 
 
 def byte_tables(tables: Float[Array, "B M C"]) -> Float[Array, "B P D"]:
@@ -164,7 +165,7 @@ def score_codes(
         code = jax.lax.dynamic_slice(codes, (row, first), (1, count))[0]
         return scores + table.at[:, code].get(mode="promise_in_bounds"), None
 
-    zero = jnp.zeros((len(queries), count), jnp.float32)
+    zero = jnp.zeros((queries.shape[0], count), jnp.float32)
     by_part = jnp.swapaxes(queries, 0, 1)  # [B, M, C] -> [M, B, C]
     parts = jnp.arange(codes.shape[0], dtype=jnp.int32)
     return jax.lax.scan(add, zero, (by_part, parts))[0]
@@ -214,7 +215,7 @@ def check_queries(width: int, vectors: np.ndarray, names: Sequence[Any]) -> None
 
 
 def check_codec(codec: Codec, codes: np.ndarray, bits: int) -> None:
-    """Checks that codes are a codec's, by their shape, and that it is finite.
+    """Checks that codes are a codec's, by shape and range, and that it is finite.
 
     Args:
       codec: it is searched with.
@@ -222,7 +223,8 @@ def check_codec(codec: Codec, codes: np.ndarray, bits: int) -> None:
       bits: of a code.
 
     Raises:
-      InputError: codes of another codec, or a codec of NaN or infinity.
+      InputError: codes of another codec or out of its range, or a codec of NaN or
+        infinity.
     """
     spec = codec.spec
     if spec.bits != bits:
@@ -230,5 +232,7 @@ def check_codec(codec: Codec, codes: np.ndarray, bits: int) -> None:
     if len(codes) not in (spec.subvectors, spec.doc_bytes):
         found = f"{len(codes)} rows of bytes"
         raise InputError("codes", found, f"{spec.doc_bytes}, the codec's")
+    if len(codes) == spec.subvectors:  # of packed codes every byte is possible
+        check_codes(codes, spec, "codes")
     if not all(np.isfinite(np.asarray(part)).all() for part in codec):
         raise InputError("codec", "NaN or infinity", "finite numbers")

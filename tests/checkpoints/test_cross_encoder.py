@@ -20,10 +20,8 @@ from jaxir.errors import InputError
 from jaxir.nn.bert import BertConfig
 from jaxir.pairs import pair_format
 from jaxir.rank.model import CrossEncoderConfig, init_params, score
-from jaxir.text import load_tokenizer
 from jaxir.types import TokenBatch
 
-WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a river of clay engine bread"
 SIZES = {
     "vocab_size": 11,
     "hidden_size": 16,
@@ -92,14 +90,6 @@ def torch_scores(model, batch: TokenBatch) -> np.ndarray:
 
 def edit(path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-@pytest.fixture
-def tokenizer(tmp_path):
-    folder = tmp_path / "vocabulary"
-    folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(WORDS.split()) + "\n")
-    return load_tokenizer(folder)
 
 
 @FAMILIES

@@ -28,10 +28,8 @@ from jaxir.hyper.model import (
 )
 from jaxir.hyper.qnet import QNetSpec
 from jaxir.nn.bert import BertConfig
-from jaxir.text import load_tokenizer
 from jaxir.types import TokenBatch
 
-WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a river of clay engine bread"
 TINY = BertConfig(
     vocab_size=11, hidden_size=16, num_layers=2, num_heads=4, intermediate_size=24,
     max_positions=20,
@@ -49,7 +47,6 @@ OTHER = dataclasses.replace(
 LAST = dataclasses.replace(
     CONFIG, qnet=QNetSpec(16, (16,), layer_norm=False, residual_on_last=True)
 )
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 QUERY, PASSAGE = "query_encoder.transformer.", "passage_encoder.transformer."
 GOLDEN = "JAXIR_HYPENCODER_6_LAYER"  # names the folder where it is not in hf's cache
@@ -95,14 +92,6 @@ def edit_options(path, **changes) -> None:
     kept = {name: x for name, x in options.items() if x is not None}
     data["query_encoder_kwargs"]["converter_kwargs"] = kept
     path.write_text(json.dumps(data))
-
-
-@pytest.fixture
-def tokenizer(tmp_path):
-    folder = tmp_path / "vocabulary"
-    folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(WORDS.split()) + "\n")
-    return load_tokenizer(folder)
 
 
 @pytest.fixture

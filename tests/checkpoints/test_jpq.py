@@ -29,7 +29,6 @@ from jaxir.text import pad_batch
 from jaxir.types import TokenBatch
 
 torch = pytest.importorskip("torch")
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 WIDTH, PARTS = 16, 4
 IDS = [[0, 9, 8, 7, 2], [0, 17, 2]]

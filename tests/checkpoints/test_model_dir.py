@@ -7,7 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from tiny import tiny_backbone
+from tiny import WORDS, tiny_backbone
 from tiny_rerankers import t5_tokenizer
 
 from jaxir.checkpoints.cross_encoder import export_cross_encoder
@@ -28,19 +28,9 @@ from jaxir.nn.t5 import T5Config
 from jaxir.nn.t5 import init_params as t5_params
 from jaxir.rank.model import CrossEncoderConfig
 from jaxir.rank.model import init_params as init_reranker
-from jaxir.text import load_tokenizer
 
-WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a river of clay engine bread"
 TINY = tiny_backbone(WORDS)
 CONFIG = DenseConfig(TINY, query_length=12, doc_length=12, query_template="a {text}")
-
-
-@pytest.fixture
-def tokenizer(tmp_path):
-    folder = tmp_path / "vocabulary"
-    folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(WORDS.split()) + "\n")
-    return load_tokenizer(folder)
 
 
 @pytest.fixture

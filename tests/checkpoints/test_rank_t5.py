@@ -15,10 +15,8 @@ from jaxir.checkpoints.weights import read_weights, save_weights
 from jaxir.errors import InputError
 from jaxir.nn.t5 import T5Config
 from jaxir.rank.model import RankT5Config, init_params, score
-from jaxir.text import load_tokenizer
 from jaxir.types import TokenBatch
 
-WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a river of clay engine bread"
 TINY = T5Config(
     vocab_size=11, emb_dim=8, num_heads=2, head_dim=3, mlp_dim=12,
     num_encoder_layers=2, num_decoder_layers=2,
@@ -37,14 +35,6 @@ def params_of(config: RankT5Config):
     return jax.tree.map(
         lambda x: rng.normal(0.0, 0.4, x.shape).astype(np.float32), shapes
     )
-
-
-@pytest.fixture
-def tokenizer(tmp_path):
-    folder = tmp_path / "vocabulary"
-    folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(WORDS.split()) + "\n")
-    return load_tokenizer(folder)
 
 
 @CONFIGS

@@ -30,14 +30,6 @@ CONFIG = DenseConfig(TINY, query_length=12, doc_length=12)
 TEXTS = ["a river of clay", "engine", "bread of clay a a a a a a a a a a a a a a a a"]
 
 
-@pytest.fixture
-def tokenizer(tmp_path):
-    folder = tmp_path / "vocabulary"
-    folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(WORDS.split()) + "\n")
-    return load_tokenizer(folder)
-
-
 def written(folder, tokenizer, config=CONFIG, seed=0):
     params = init_params(config, jax.random.key(seed))
     export_sentence_transformer(config, params, tokenizer, folder)

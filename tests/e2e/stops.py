@@ -1,4 +1,4 @@
-"""Processes for the tests that stop one: ``stops.py index|train|rerank ARGUMENTS``."""
+"""Processes for the tests that stop one: ``stops.py VERB ARGUMENTS``."""
 
 import os
 import sys
@@ -56,7 +56,57 @@ def rerank(delay, *words):
     return main(["rerank", *words])
 
 
+def delete(index, place, *ids):
+    """Deletes from copies of an index, each in a process that ends a touch later.
+
+    Prints what stands after each: the documents of a whole index, or what is wrong.
+    """
+    import contextlib
+    import shutil
+    from pathlib import Path
+
+    from jaxir.errors import InputError
+    from jaxir.manifest import DocIdFile, verify
+    from jaxir.pq_change import delete_documents
+
+    def whole():
+        try:
+            docs = verify(place, deep=True).counts["docs"]
+            return docs if docs == len(DocIdFile(place)) else "other ids"
+        except InputError as error:
+            return str(error)
+
+    def killed(touches):
+        def touch(event, args):
+            nonlocal touches
+            touches -= event.startswith(("open", "os.", "shutil.")) and folder in str(
+                args
+            )
+            if not touches:
+                os._exit(9)
+
+        folder = str(Path(place).parent)
+        sys.addaudithook(touch)
+        delete_documents(place, ids)
+        os._exit(0)
+
+    code = None
+    for touches in range(1, 1000):
+        shutil.rmtree(Path(place).parent, ignore_errors=True)
+        shutil.copytree(index, place)
+        child = os.fork()
+        if not child:
+            killed(touches)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        found = whole()
+        with contextlib.suppress(InputError):  # it is done already
+            delete_documents(place, ids)
+        print(code, found, whole(), flush=True)
+        if not code:
+            return
+
+
 if __name__ == "__main__":
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    verbs = {"index": index, "train": train, "rerank": rerank}
+    verbs = {"index": index, "train": train, "rerank": rerank, "delete": delete}
     sys.exit(verbs[sys.argv[1]](*sys.argv[2:]))

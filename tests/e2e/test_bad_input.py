@@ -245,6 +245,12 @@ def searching(index, tiny_collection, tmp_path, *more):
     ]  # fmt: skip
 
 
+def test_search_learns_of_its_output_first(refused, tiny_collection, tmp_path):
+    words = searching(tmp_path / "no index", tiny_collection, tmp_path)
+    (tmp_path / "run.trec").mkdir()
+    refused(words, tmp_path / "run.trec", "a folder")
+
+
 @pytest.mark.parametrize("kind", ["bm25_index", "dense_index"])
 def test_damaged_index(kind, request, refused, tiny_collection, tmp_path):
     index = request.getfixturevalue(kind)
@@ -470,10 +476,11 @@ def test_documents_that_cannot_come_or_go(
     for words in (add, delete):
         done = words[3].removeprefix("--")
         other = [*words[:2], bm25_index, *words[3:]]
-        refused(other, bm25_index, "kind 'bm25'", "the only one that documents are")
-        for more in (("--model", tiny_model), ("--bits", 4), ("--neighbors", 3),
+        refused(other, bm25_index, "kind 'bm25'", "the only ones that documents are")
+        for more in (("--kind", "pq"), ("--bits", 4), ("--neighbors", 3),
                      ("--without_model",), ("--k1", 1)):  # fmt: skip
             refused([*words, *more], more[0], "given where documents are", done[:5])
+    refused([*delete, "--model", tiny_model], "--model", "documents are deleted")
     refused([*add, *delete[3:]], "--delete", "documents are added")
     refused([*delete, "--batch_tokens", 9], "--batch_tokens", "documents are deleted")
 

@@ -17,8 +17,6 @@ from jaxir.train.config import TrainConfig
 from jaxir.train.optimizers import OptimizerConfig
 from jaxir.validate import ValidationConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def trained(start, place, rate, steps):
     """Learned from the judgments alone; the best of the validations."""

@@ -64,27 +64,38 @@ def test_index_killed(tiny_collection, tiny_model, tmp_path):
     assert (first.stat().st_ino, first.stat().st_mtime_ns) == kept, "encoded twice"
 
 
-@pytest.mark.slow
-def test_train_interrupted(tiny_collection, tiny_model, tmp_path):
-    def words(place, delay):
-        return (
-            "train", delay, "--gin_file", "experiments/finetune_small.gin",
-            f"--gin.COLLECTION={str(tiny_collection)!r}", "--gin.CANDIDATES=None",
-            f"--gin.MODEL_PATH={str(tiny_model)!r}", "--gin.DEV_SPLIT='test'",
-            "--gin.TRAIN_STEPS=12", "--gin.BATCH_SIZE=4", "--gin.QUERY_LENGTH=16",
-            "--gin.DOC_LENGTH=16", "--gin.DROPOUT=0.1", "--gin.EVAL_EVERY=5",
-            "--gin.SAVE_EVERY=100", "--gin.LEARNING_RATE=1e-2",
-            "--model_dir", tmp_path / place,
-        )  # fmt: skip
+def check_stopped_training(words, place, number):
+    """Stopped and started again, it ends with the parameters of a whole training.
 
-    assert run(*words("whole", 0)) == 0
-    code = run(*words("part", 0.2), stop_at="batch 7", number=signal.SIGINT)
-    assert code == 128 + signal.SIGINT
-    assert not (tmp_path / "part" / "model.json").exists()
-    assert run(*words("part", 0)) == 0
-    whole, part = load_model(tmp_path / "whole"), load_model(tmp_path / "part")
+    Args:
+      words: of ``jaxir train``, over the tiny collection.
+      place: for the model directories.
+      number: of the signal.
+    """
+    words = (
+        *words, "--gin.DEV_SPLIT='test'", "--gin.TRAIN_STEPS=12",
+        "--gin.QUERY_LENGTH=16", "--gin.EVAL_EVERY=5", "--gin.SAVE_EVERY=100",
+        "--gin.LEARNING_RATE=1e-2", "--model_dir",
+    )  # fmt: skip
+    assert run("train", 0, *words, place / "whole") == 0
+    code = run("train", 0.2, *words, place / "part", stop_at="batch 7", number=number)
+    assert code == 128 + number
+    assert not (place / "part" / "model.json").exists()
+    assert run("train", 0, *words, place / "part") == 0
+    whole, part = load_model(place / "whole"), load_model(place / "part")
     jax.tree.map(np.testing.assert_array_equal, whole.params, part.params)
     assert whole.fingerprint == part.fingerprint
+
+
+@pytest.mark.slow
+def test_train_interrupted(tiny_collection, tiny_model, tmp_path):
+    words = (
+        "--gin_file", "experiments/finetune_small.gin",
+        f"--gin.COLLECTION={str(tiny_collection)!r}", "--gin.CANDIDATES=None",
+        f"--gin.MODEL_PATH={str(tiny_model)!r}", "--gin.BATCH_SIZE=4",
+        "--gin.DOC_LENGTH=16", "--gin.DROPOUT=0.1",
+    )  # fmt: skip
+    check_stopped_training(words, tmp_path, signal.SIGINT)
 
 
 @pytest.mark.slow

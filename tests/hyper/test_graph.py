@@ -13,19 +13,11 @@ from hyper.test_search import SATURATING, make
 
 from jaxir.cli.config import configured, parse_gin
 from jaxir.errors import InputError
-from jaxir.hyper import graph as module
-from jaxir.hyper.graph import (
-    GraphSearchConfig,
-    entry_rows,
-    graph_search,
-    graph_vectors,
-)
+from jaxir.hyper.graph import GraphSearchConfig, entry_rows, graph_search
 from jaxir.hyper.neighbors import build_neighbors
 from jaxir.hyper.qnet import QNetSpec, QNetWeights, apply_all
 from jaxir.hyper.search import exhaustive_search, stream_search
 from jaxir.hyper.walk import walk
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 WIDTH, HIDDEN, BATCH = 3, 4, 4
 
@@ -111,6 +103,7 @@ CASES = [
     (60, 6, 1, 3, 99, 70, 1, None),  # and cut to them; a single iteration
     (7, 9, 1, 4, 2, 3, 8, None),  # a degree above the documents
     (1, 2, 1, 3, 1, 1, 3, None),  # one document
+    (30, 2, 1, 5, 1, 10**15, 10**12, None),  # as far as there is anything new
 ]
 
 
@@ -274,24 +267,6 @@ def test_nothing_is_compiled_again_for_other_numbers():
     for seed in range(1, 4):
         run(seed)
     assert walk._cache_size() == compiled
-
-
-def test_vectors_of_one_file_are_not_copied(tmp_path):
-    np.save(tmp_path / "v.npy", np.arange(640, dtype=np.float32).reshape(-1, 4))
-    mapped = np.load(tmp_path / "v.npy", mmap_mode="r")
-    on_device = graph_vectors(mapped)
-    assert on_device.unsafe_buffer_pointer() == mapped.ctypes.data
-
-
-def test_vectors_of_several_files_are_copied_once(monkeypatch):
-    shards = [np.full((rows, 4), rows, np.float16) for rows in (7, 43, 110)]
-    joined, join = [], module._joined
-    monkeypatch.setattr(
-        module, "_joined", lambda parts: joined.append(join(parts)) or joined[0]
-    )
-    on_device = graph_vectors(shards)
-    assert on_device.unsafe_buffer_pointer() == joined[0].ctypes.data
-    np.testing.assert_array_equal(on_device, np.concatenate(shards))
 
 
 @pytest.mark.parametrize("together", [False, True])

@@ -19,8 +19,6 @@ def inputs(batch=3, length=5, width=8, seed=0):
     return states, jnp.asarray(np.arange(length)[None] < lengths[:, None])
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SPEC = QNetSpec(input_width=8, hidden=(8, 8))
 WARM = QNetSpec(input_width=8, hidden=(8, 8), gated=True, residual_on_last=True)
 
@@ -228,6 +226,17 @@ def test_warm_start_is_the_inner_product_and_training_opens_its_gates():
     assert (np.abs(gradient["gates"]) > 1e-3).all()
     assert np.abs(gradient["output_gate"]) > 1e-3
     assert not gradient["kernel_0"]["base"].any()
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_float32_is_not_cut_short_on_accelerators(warm):
+    spec = QNetSpec(8, (8, 8), gated=warm, residual_on_last=warm)
+    head = HyperHead(spec, warm_start=warm)
+    arguments = (*inputs(), jnp.ones((3, 8)))
+    variables = jax.eval_shape(lambda: init(head, *arguments))
+    program = str(jax.make_jaxpr(head.apply)(variables, *arguments))
+    products = program.count("dot_general[")
+    assert 0 < 2 * products == program.count("Precision.HIGHEST")
 
 
 def test_bfloat16_products_stay_near():

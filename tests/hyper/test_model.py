@@ -16,8 +16,6 @@ from jaxir.hyper.qnet import QNetSpec
 from jaxir.nn.bert import BertConfig, BertEncoder
 from jaxir.types import TokenBatch
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TINY = BertConfig(
     vocab_size=20,
     hidden_size=8,

@@ -12,8 +12,6 @@ from jaxir.errors import InputError
 from jaxir.hyper import qnet
 from jaxir.hyper.qnet import QNetSpec, QNetWeights, apply, apply_all, apply_own, flops
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SPEC = QNetSpec(input_width=8, hidden=(8, 8, 8))
 SPECS = [
     SPEC,
@@ -179,6 +177,15 @@ def test_a_broken_vector_shows_in_its_own_score_only():
 def test_operations_are_counted():
     assert flops(QNetSpec()) == 2 * (6 * 768 * 768 + 768)
     assert flops(QNetSpec(4, (3, 2), num_vectors=2)) == 2 * 2 * (12 + 6 + 2)
+
+
+@pytest.mark.parametrize("num_vectors", [1, 3])
+@pytest.mark.parametrize(("queries", "docs"), [(0, 2), (2, 0), (0, 0)])
+def test_no_queries_or_no_documents(queries, docs, num_vectors):
+    spec = dataclasses.replace(SPEC, num_vectors=num_vectors)
+    weights = jax.tree.map(lambda x: x[:queries], random_weights(spec))
+    rows = jnp.ones((docs, spec.row_width))
+    assert apply_all(spec, weights, rows).shape == (queries, docs)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
+from ranked import mesh_of, ranked
 
 from jaxir.blocks import programs
 from jaxir.errors import InputError
+from jaxir.hyper.graph import graph_search
 from jaxir.hyper.qnet import QNetSpec, QNetWeights
 from jaxir.hyper.search import (
     QNetScore,
@@ -62,22 +63,8 @@ def scores_of(spec, weights, vectors):
 
 
 def brute_force(spec, weights, vectors, k):
-    scores = scores_of(spec, weights, vectors)
-    doc_ids = np.full((len(scores), k), -1, np.int32)
-    best = np.full((len(scores), k), -np.inf, np.float32)
-    for i, row in enumerate(scores):
-        order = np.lexsort((np.arange(len(row)), -row))[:k]
-        doc_ids[i, : len(order)], best[i, : len(order)] = order, row[order]
-    return doc_ids, best
+    return ranked(scores_of(spec, weights, vectors), k)
 
-
-def mesh_of(num_devices):
-    if jax.device_count() < num_devices:
-        pytest.skip("needs simulated devices")
-    return Mesh(np.array(jax.devices()[:num_devices]), ("data",))
-
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CASES = [(EXACT, 1, 1, 1), (EXACT, 40, 2, 60), (EXACT, 2500, 4, 90), (PAIRS, 300, 2, 9)]
 
@@ -237,6 +224,39 @@ def test_broken_vectors_are_refused(spec, value):
     ):
         with pytest.raises(InputError, match="vectors, row 150: NaN or infinity; exp"):
             search()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [1, 4])
+def test_one_broken_vector_of_several_is_refused(at, value):
+    """The first or the second of a document's."""
+    weights, vectors = make(PAIRS, 60, 2)
+    vectors[31, at] = value
+    refused_by_both(PAIRS, weights, vectors, *["vectors, row 31: NaN or infinity"] * 2)
+
+
+@pytest.mark.parametrize("at", [slice(0, 3), slice(3, 6)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_overflow_in_one_vector_of_several_is_refused(at, sign):
+    """Of finite numbers; the largest score would hide the lowest of all."""
+    ones = jax.tree.map(np.ones_like, make(PAIRS, 1, 2)[0])
+    weights = ones._replace(output=ones.output * sign * 1e30)
+    vectors = np.ones((60, 6), np.float32)
+    vectors[31, at] = 1e20
+    refused_by_both(
+        PAIRS, weights, vectors, "vectors, row 31: its score is not a finite number",
+        "query 0: scores that are not finite numbers",
+    )  # fmt: skip
+
+
+def refused_by_both(spec, weights, vectors, exhaustive, walking):
+    with pytest.raises(InputError, match=exhaustive):
+        exhaustive_search(spec, weights, jnp.asarray(vectors), 3)
+    with pytest.raises(InputError, match=exhaustive):
+        stream_search(spec, weights, vectors, 3)
+    graph = np.full((len(vectors), 1), 31, np.int32)  # reached by a neighbour
+    with pytest.raises(InputError, match=walking):
+        graph_search(spec, weights, vectors, graph, 3, entry=np.array([2]))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

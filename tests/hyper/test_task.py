@@ -38,8 +38,6 @@ WARM = dataclasses.replace(
     warm_start=True,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def token_batch(rng, *shape) -> TokenBatch:
     ids = rng.integers(1, 20, size=shape).astype(np.int32)

@@ -73,6 +73,24 @@ def test_codes_are_those_of_faiss(case, codecs, vectors):
     assert np.mean(expected != codes.T) < 0.01
 
 
+def test_fewer_vectors_than_numbers_of_one(vectors, monkeypatch):
+    """Given as they are, Faiss's rotation would write beyond its memory."""
+    rows, train = [], faiss.OPQMatrix.train
+
+    def seen(matrix, given):
+        rows.append(len(given))
+        train(matrix, given)
+
+    monkeypatch.setattr(faiss.OPQMatrix, "train", seen)
+    wide = np.random.default_rng(0).normal(size=(40, 64)).astype(np.float32)
+    codec = fit_codec(wide, CodecSpec(64, subvectors=4, bits=4), iterations=3)
+    assert rows == [80]
+    product = codec.rotation @ codec.rotation.T
+    np.testing.assert_allclose(product, np.eye(64), atol=1e-4)
+    fit_codec(vectors[:64], CodecSpec(vectors.shape[1], 2, 4), iterations=1)
+    assert rows[1:] == [64]  # enough of them are taken as they are
+
+
 def test_a_codec_is_the_same_again(codecs, vectors):
     """For a seed; and another seed gives another one."""
     spec = CodecSpec(16, 4, 4)

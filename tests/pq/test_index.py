@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_pq import many_documents, trained
 
-from jaxir import encode, index_job, pq_change
+from jaxir import encode, index_job, openers, pq_change
 from jaxir.checkpoints.model_dir import load_model, save_model
 from jaxir.data.collection import open_collection
 from jaxir.errors import InputError
@@ -24,8 +24,6 @@ from jaxir.pq.model import assigning_codec, searching_codec
 from jaxir.pq_change import add_documents, delete_documents, read_ids
 from jaxir.pq_index import pq_details, quantized_model
 from jaxir.search import open_index
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SMALL = PqOptions(subvectors=4, bits=4, rotation="none")
 
@@ -447,11 +445,15 @@ def test_ids_are_refused_by_name(index, more, collection, make_tiny_model, tmp_p
     absent = tmp_path / "absent"
     refused("no such directory", delete_documents, absent, ["d1"])
     build_index(make_tiny_model(), collection, tmp_path / "dense")
-    message = "an index of kind 'dense'; expected one of kind 'pq', the only one that d"
+    message = "an index of kind 'dense'; expected one of kind 'pq' or 'sparse', the on"
     refused(message, delete_documents, tmp_path / "dense", ["d1"])
     refused(message, add_documents, tmp_path / "dense", more)
     (tmp_path / "ids.txt").write_text("d3\n\n  d4 \n")
     assert read_ids(tmp_path / "ids.txt") == ["d3", "d4"]
+    (tmp_path / "ids.txt").write_bytes(b"\xef\xbb\xbfd3\r\nd4\r\n")  # as Windows does
+    assert read_ids(tmp_path / "ids.txt") == ["d3", "d4"]
+    (tmp_path / "ids.txt").write_bytes(b"d3\n\xfc\n")
+    refused("ids.txt:2: byte 0xfc is not UTF-8", read_ids, tmp_path / "ids.txt")
     (tmp_path / "ids.txt").write_text("\n")
     refused("ids.txt: no ids; expected one a line", read_ids, tmp_path / "ids.txt")
     refused("no such file", read_ids, tmp_path / "none.txt")
@@ -524,6 +526,30 @@ def test_writers_wait_for_each_other(index, more, tmp_path):
     assert len(set(DocIdFile(index))) == 65
 
 
+def test_the_index_one_is_in(index, more, monkeypatch):
+    monkeypatch.chdir(index)
+    assert add_documents(".", more).counts == {"docs": 61}
+    monkeypatch.chdir(index)  # the new one
+    assert delete_documents(".", ["e0"]).counts == {"docs": 60}
+    assert verify(index, deep=True).counts == {"docs": 60}
+    names = {path.name for path in index.parent.iterdir()}
+    assert names == {"i", "many", "more", "tiny-tokenizer"}
+
+
+def test_an_index_that_changes_while_it_is_opened(index, tmp_path, monkeypatch):
+    """Codes of one with ids of the other would name other documents."""
+    two, real = many_documents(tmp_path / "two", 2, prefix="f"), openers.model_of
+
+    def meanwhile(opening):
+        delete_documents(index, ["d0", "d1"])
+        add_documents(index, two)
+        return real(opening)
+
+    monkeypatch.setattr(openers, "model_of", meanwhile)
+    with pytest.raises(InputError, match="i: changed while it was opened; try again"):
+        open_index(index)
+
+
 def test_a_search_keeps_the_index_that_it_opened(index):
     searcher = open_index(index)
     before = searcher.search_texts(["bread"], 3)
@@ -538,6 +564,14 @@ def test_files_are_linked(index, more, monkeypatch):
     inode = (index / "model" / "model.json").stat().st_ino
     add_documents(index, more)
     assert (index / "model" / "model.json").stat().st_ino == inode
+    # a file that is elsewhere, as a large one may be
+    (index / "codes.npy").rename(index.parent / "codes.npy")
+    (index / "codes.npy").symlink_to("../codes.npy")
+    save_model(index.parent / "d", load_model(index / "model"))
+    there = index.parent / "deep" / "er" / "j"
+    chosen = options(PqOptions(codes=index))
+    build_index(index.parent / "d", None, there, options=chosen)
+    assert verify(there, deep=True).counts == {"docs": 61}
     monkeypatch.setattr(index_job.os, "link", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         delete_documents(index, ["d0"])

@@ -20,8 +20,6 @@ from jaxir.openers import BACKENDS
 from jaxir.pq.codec import lookup, unpack
 from jaxir.search import open_index
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TEXTS = ["rivers carry water", "", "an engine burns fuel " * 9, "sea", "bread", "x"]
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
+from ranked import mesh_of, ranked
 
 from jaxir.errors import InputError
 from jaxir.openers import BACKENDS as OPENERS_BACKENDS
@@ -23,8 +23,6 @@ from jaxir.pq.search import (
     sharded_search,
     stream_search,
 )
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def make(num_docs, num_queries, *, bits=8, parts=4, width=2, whole=True, seed=0):
@@ -54,19 +52,7 @@ def scores_of(codec, vectors, codes):
 
 
 def brute_force(codec, vectors, codes, k):
-    scores = scores_of(codec, vectors, codes)
-    doc_ids = np.full((len(scores), k), -1, np.int32)
-    best = np.full((len(scores), k), -np.inf, np.float32)
-    for i, row in enumerate(scores):
-        order = np.lexsort((np.arange(len(row)), -row))[:k]
-        doc_ids[i, : len(order)], best[i, : len(order)] = order, row[order]
-    return doc_ids, best
-
-
-def mesh_of(num_devices):
-    if jax.device_count() < num_devices:
-        pytest.skip("needs simulated devices")
-    return Mesh(np.array(jax.devices()[:num_devices]), ("data",))
+    return ranked(scores_of(codec, vectors, codes), k)
 
 
 def check(found, doc_ids, scores, way=""):
@@ -385,6 +371,16 @@ def test_codes_of_another_codec():
         exhaustive_search(queries, jnp.asarray(codes[:2]), 3)
     with pytest.raises(InputError, match="bits: 4 with a codec of 8; expected 8"):
         open_codes(codec, codes, 4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_codes_out_of_range(backend):
+    """They would be read beyond their part's table."""
+    codec, vectors, codes = make(20, 1, bits=4)
+    open_codes(codec, codes, 4, backend=backend).search(vectors, 3)
+    codes[2, 7] = 16
+    with pytest.raises(InputError, match="codes: code 16 of part 2, document 7; exp"):
+        open_codes(codec, codes, 4, backend=backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -19,8 +19,6 @@ from jaxir.train.optimizers import OptimizerConfig, ParamGroup, make_optimizer
 from jaxir.train.step import make_train_step, plan_state
 from jaxir.types import RankBatch, TokenBatch
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 E, M, C, W, N, B = 16, 4, 16, 4, 60, 8
 BERT = BertConfig(
     vocab_size=30, hidden_size=E, num_layers=1, num_heads=2, intermediate_size=32,
