@@ -6,11 +6,8 @@ are a pytree whose leaves have the texts as their first axis.
 """
 
 import dataclasses
-import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,7 +24,7 @@ from jaxir.errors import InputError
 from jaxir.families import family
 from jaxir.files import atomic_file
 from jaxir.mesh import make_mesh, num_shards, replicated
-from jaxir.progress import progress_bar, say
+from jaxir.shards import diverged, encode_shards
 from jaxir.text import bucket_lengths, bucket_of
 from jaxir.types import TokenBatch
 
@@ -269,49 +266,20 @@ def encode_corpus(
       InputError: an empty collection; a directory of something else; a full disk; a
         model that gives values which are not finite.
     """
-    directory = Path(directory)
-    docs = collection.docs
-    if not len(docs):
-        raise InputError(collection.path, "no documents", "at least one")
     encoder = TextEncoder(
         model, side="doc", mesh=mesh, batch_tokens=batch_tokens, max_length=max_length
     )
-    identity = {
-        "model": model.fingerprint,
-        "tokenizer": model.tokenizer.fingerprint,
-        "collection": docs.fingerprint,
-        "max_length": encoder.max_length,
-        "dtype": dtype,
-        "shard_rows": shard_rows,
-        "num_docs": len(docs),
-    }
-    _claim(directory, identity)
-    starts = range(0, len(docs), shard_rows)
-    paths = [directory / f"vectors-{i:05d}.npy" for i in range(len(starts))]
-    todo = [
-        (path, range(start, min(start + shard_rows, len(docs))))
-        for path, start in zip(paths, starts, strict=True)
-        if not path.is_file()
-    ]
-    done = len(docs) - sum(len(rows) for _, rows in todo)
-    if done:
-        say(f"{directory}: {done} of {len(docs)} documents are encoded already")
 
-    def prepare(rows: range) -> list[np.ndarray]:
-        return encoder.tokenize(docs.texts(rows))
+    def write(path: Path, ids: list[np.ndarray], bar: Any) -> None:
+        _write_shard(path, encoder, ids, dtype, bar)
 
-    with (
-        progress_bar(total=len(docs), label="encode", unit="doc", initial=done) as bar,
-        ThreadPoolExecutor(1) as beside,
-    ):
-        upcoming = beside.submit(prepare, todo[0][1]) if todo else None
-        for i, (path, _) in enumerate(todo):
-            ids = upcoming.result() if upcoming else []
-            if i + 1 < len(todo):  # tokenized while this shard is encoded
-                upcoming = beside.submit(prepare, todo[i + 1][1])
-            _write_shard(path, encoder, ids, dtype, bar)
+    paths = encode_shards(
+        encoder, model, collection, directory,
+        settings={"dtype": dtype}, shard_rows=shard_rows, name="vectors-{:05d}.npy",
+        write=write,
+    )  # fmt: skip
     width = np.load(paths[0], mmap_mode="r").shape[1]
-    return EncodedCorpus(tuple(paths), len(docs), width)
+    return EncodedCorpus(tuple(paths), len(collection.docs), width)
 
 
 def _write_shard(
@@ -322,41 +290,18 @@ def _write_shard(
         if out is None:
             out = np.empty((len(ids), vectors.shape[1]), dtype)
         if not np.isfinite(vectors).all():
+            raise diverged(path)
+        largest = np.finfo(out.dtype).max
+        if (beyond := np.abs(vectors).max(initial=0.0)) > largest:
             raise InputError(
-                path,
-                "the model gives values that are not finite",
-                "finite vectors",
-                "the model may have diverged: train it with a lower rate",
-            )
+                path, f"a value of {beyond:.3g}", f"at most {largest:.0f}, {dtype}'s "
+                "largest", "index with --dtype float32",
+            )  # fmt: skip
         out[rows] = vectors
         bar.update(len(rows))
     assert out is not None  # a shard has at least one document
     with atomic_file(path, "wb") as stream:
         np.save(stream, out)
-
-
-def _claim(directory: Path, identity: dict[str, Any]) -> None:
-    """Makes the directory ours, and empties it of shards that are of something else."""
-    note = directory / "encoding.json"
-    if directory.exists() and not note.is_file() and any(directory.iterdir()):
-        raise InputError(
-            directory,
-            "a directory that is not an encoding stands here",
-            "a new place",
-            "choose another one or remove it",
-        )
-    try:
-        found = json.loads(note.read_text())
-    except (OSError, ValueError):
-        found = None
-    if found == identity:
-        return
-    if directory.exists():
-        if found is not None:
-            say(f"{directory}: holds another encoding; starting over")
-        shutil.rmtree(directory)
-    with atomic_file(note) as out:
-        json.dump(identity, out, indent=1)
 
 
 def as_bi_encoder(model: Model) -> Model:

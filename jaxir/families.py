@@ -22,6 +22,8 @@ from jaxir.pq import model as jpq_model
 from jaxir.pq import task as jpq_task
 from jaxir.rank import model as rank_model
 from jaxir.rank import task as rank_task
+from jaxir.sparse import model as sparse_model
+from jaxir.sparse import task as sparse_task
 from jaxir.text import Templates
 
 __all__ = [
@@ -156,6 +158,19 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
             encode_query=jpq_model.encode_query,
             encode_doc=jpq_model.encode_doc,
             match=jpq_model.match,
+        ),
+        "sparse": Family(
+            kind="sparse",
+            config_class=sparse_model.SparseConfig,
+            init=sparse_model.init_params,
+            make_task=sparse_task.make_task,
+            losses_class=sparse_task.SparseLoss,
+            adapt_params=sparse_model.adapt_params,
+            texts=_apart,
+            needs_positive=_by_contrast,
+            encode_query=sparse_model.encode_query,
+            encode_doc=sparse_model.encode_doc,
+            match=sparse_model.match,
         ),
         "rank_t5": Family(
             kind="rank_t5",

@@ -6,12 +6,14 @@ the disk and renamed.  An interrupted or failed write leaves what was there befo
 """
 
 import contextlib
+import ctypes
 import errno
 import gzip
 import hashlib
 import io
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +31,7 @@ __all__ = [
     "disk_errors",
     "locked",
     "made_parents",
+    "named_place",
     "open_text",
     "resource_directory",
     "sha256_file",
@@ -37,6 +40,24 @@ __all__ = [
 
 STAGING = ".saving."
 """How the name begins of a folder whose parts will replace those beside it."""
+
+
+def named_place(path: str | os.PathLike) -> Path:
+    """A place by a name of its own, which ``.`` and ``..`` are not.
+
+    What is written in its stead stands beside it, under a name made of that one.
+
+    Args:
+      path: any.
+
+    Example::
+
+      >>> named_place(".").name == Path.cwd().name, named_place("a/b").name
+      (True, 'b')
+    """
+    place = Path(path)
+    return place if place.name not in ("", "..") else Path(os.path.abspath(place))
+
 
 # a file stands where a folder should, or a folder where a file should
 _NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY)
@@ -189,14 +210,15 @@ def check_output(path: str | os.PathLike) -> None:
 def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary directory that takes the place of ``path`` at the end.
 
-    An existing ``path`` is replaced as a whole, and only after the new one is complete;
-    a link keeps pointing at what is written.
+    An existing ``path`` is replaced as a whole, and only after the new one is complete:
+    on Linux in one step, so that there is no moment without one, elsewhere in two.  A
+    link keeps pointing at what is written.
 
     Raises:
       InputError: the disk is full or the place cannot be written.
     """
-    path = Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
-    with disk_errors(path), made_parents(path):
+    given, path = Path(path), Path(os.path.realpath(path))
+    with disk_errors(given), made_parents(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         temporary.chmod(0o755)
         try:
@@ -205,7 +227,9 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
                 if file.is_file():
                     with file.open("rb+") as stream:
                         os.fsync(stream.fileno())
-            if path.exists():
+            if path.exists() and _exchanged(temporary, path):
+                pass  # the old one is the temporary one now
+            elif path.exists():
                 old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
                 os.replace(path, old / path.name)
                 try:
@@ -219,6 +243,17 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
                 os.replace(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchanges two folders in one step; false where system or disk cannot."""
+    if sys.platform != "linux":
+        return False
+    here, both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    if rename is None:
+        return False
+    return rename(here, os.fsencode(one), here, os.fsencode(other), both) == 0
 
 
 @contextlib.contextmanager
@@ -268,7 +303,8 @@ def _holding(path: Path, *, wait: bool) -> Iterator[None]:
     except ImportError:
         yield
         return
-    place = path.with_name(f".{path.name}.lock")
+    real = Path(os.path.realpath(path))  # by whatever name it goes
+    place = real.with_name(f".{real.name}.lock")
     while True:
         lock = place.open("w")
         try:

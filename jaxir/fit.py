@@ -17,7 +17,6 @@ from jaxir.checkpoints.model_dir import (
     Model,
     load_model,
     model_from_parts,
-    save_model,
 )
 from jaxir.data.collection import Collection, open_collection
 from jaxir.data.formats import read_run
@@ -34,6 +33,7 @@ from jaxir.run_directory import (
     check_record,
     check_run,
     has_checkpoint,
+    save_trained,
     whole_or_absent,
     write_record,
 )
@@ -371,12 +371,8 @@ def fit(
             work_dir=work_dir, mesh=mesh, sharding_rule=rule,
             initial_params=model.params, evaluate=evaluate,
         )  # fmt: skip
-    trained = model_from_parts(
-        model.kind, model.config, result.params, model.tokenizer, path=str(work_dir)
-    )
-    text = operative_config if isinstance(operative_config, str) else operative_config()
-    save_model(
-        work_dir, trained, operative_config=text, metrics=result.metrics,
+    trained = save_trained(
+        model, result, work_dir, operative_config=operative_config,
         training_data=f"{collection.name}:{split}", command=command,
     )  # fmt: skip
     say(f"{work_dir}: trained {result.step} steps, best at {result.best_step}")

@@ -17,12 +17,21 @@ import numpy as np
 from jaxir.bm25 import build_bm25
 from jaxir.data.collection import Collection, open_collection
 from jaxir.errors import InputError
-from jaxir.files import locked, sha256_file
-from jaxir.index_job import BuildOptions, Job, changing, encoded, link, writing
+from jaxir.files import locked, named_place, sha256_file
+from jaxir.index_job import (
+    BuildOptions,
+    Job,
+    changing,
+    encoded,
+    link,
+    remembered_path,
+    writing,
+)
 from jaxir.manifest import Manifest, check_replaceable, read_manifest
 from jaxir.openers import GRAPH, shards_fingerprint
 from jaxir.pq_index import build_pq, take_codes
 from jaxir.progress import progress_bar
+from jaxir.sparse_index import build_sparse
 
 if TYPE_CHECKING:
     from jaxir.checkpoints.model_dir import Model
@@ -58,7 +67,7 @@ def _build_vectors(job: Job) -> None:
             "max_length": options.max_length,
             "shards": [f"vectors/{path.name}" for path in corpus.paths],
             "model_kind": job.model.kind,
-            "model_path": os.path.abspath(job.model.path) if job.model.path else "",
+            "model_path": remembered_path(job.model.path),
             "self_contained": options.self_contained,
         }
         if options.neighbors is not None:
@@ -84,12 +93,12 @@ def _build_graph(
     from jaxir.hyper.neighbors import build_neighbors
 
     shards = [np.load(path, mmap_mode="r") for path in paths]
-    build_neighbors(
+    graph = build_neighbors(
         shards, degree, place,
         backend=backend,
         fingerprint=shards_fingerprint(hashes),
     )  # fmt: skip
-    return {"neighbors": degree}
+    return {"neighbors": graph.shape[1]}
 
 
 def _check_graph(kind: str, where: object) -> None:
@@ -112,7 +121,7 @@ def add_neighbors(
 
     Args:
       directory: an index of kind ``hypencoder``.
-      degree: neighbours of each document.
+      degree: neighbours of each document, as far as there are others.
       backend: what finds them exactly, ``jax`` or ``faiss``.
 
     Returns:
@@ -122,7 +131,7 @@ def add_neighbors(
       InputError: no index, a damaged one, one of another kind, or something else
         stands at those folders.
     """
-    directory = Path(directory)
+    directory = named_place(directory)
     BuildOptions(neighbors=degree, graph_backend=backend)  # checks them
     with locked(directory):
         manifest = read_manifest(directory)
@@ -142,12 +151,43 @@ def add_neighbors(
     return read_manifest(directory)
 
 
+def _check_sparse(kind: str, bm25: bool, options: BuildOptions) -> None:
+    """What only posting lists can have is refused elsewhere."""
+    given = options.sparse.given()
+    if kind != "sparse":
+        given += ["dtype 'uint8'"] * (options.dtype == "uint8")
+        if given:
+            found = f"given for an index of kind {kind!r}"
+            raise InputError(given[0], found, "kind 'sparse'")
+    unread = "prune_ratio" if bm25 else "tokenizer"
+    if unread in given:
+        model = "bm25" if bm25 else "a model, which has one"
+        raise InputError(unread, f"given with {model}", "to be left out")
+
+
+def _check_bm25(kind: str, options: BuildOptions) -> None:
+    """What only an encoder reads is refused where there is none."""
+    for name in ("max_length", "batch_tokens"):
+        if getattr(options, name) is not None:
+            raise InputError(
+                name, "given for BM25, which cuts and encodes nothing", "to be left out"
+            )
+    if not options.self_contained:
+        raise InputError(
+            "self_contained", "False for an index that no model is kept in", "True",
+            "leave --without_model out: queries need none",
+        )  # fmt: skip
+    if kind == "bm25" and options.dtype != "float32":
+        raise InputError("dtype", f"{options.dtype!r} for BM25", "to be left out")
+
+
 BUILDERS: Mapping[str, Callable[[Job], None]] = MappingProxyType(
     {
         "bm25": _build_bm25,
         "dense": _build_vectors,
         "hypencoder": _build_vectors,
         "pq": build_pq,
+        "sparse": build_sparse,
     }
 )
 """What builds an index of each kind."""
@@ -172,7 +212,8 @@ def build_index(
 
     Args:
       model: ``"bm25"``, a model, or what ``load_model`` reads: a model directory, a
-        sentence-transformers folder, ``hf:ID``.
+        sentence-transformers folder, ``hf:ID``.  BM25 over the tokens of a model,
+        ``options.sparse.tokenizer``, is an index of kind ``sparse``.
       collection: from ``open_collection``, or its folder or name; None is enough where
         ``options.pq.codes`` brings documents.
       directory: where the index shall stand.
@@ -186,7 +227,7 @@ def build_index(
       InputError: nothing to index, a model that this kind cannot use, or a place that
         holds something else.
     """
-    directory, options = Path(directory), options or BuildOptions()
+    directory, options = named_place(directory), options or BuildOptions()
     check_replaceable(directory)
     if collection is None and options.pq.codes is None:
         raise InputError("collection", "not given", "what to index")
@@ -202,6 +243,8 @@ def build_index(
         loaded = model
     own = loaded.kind if loaded else "bm25"
     possible = _KINDS.get(own, (own,))
+    if loaded is None and options.sparse.tokenizer is not None:
+        possible = ("sparse",)
     kind = kind or possible[0]
     if kind not in BUILDERS:
         raise InputError("kind", repr(kind), "one of " + ", ".join(BUILDERS))
@@ -213,6 +256,9 @@ def build_index(
         _check_graph(kind, directory)
     if kind != "pq" and (given := options.pq.given()):
         raise InputError(given[0], f"given for an index of kind {kind!r}", "--kind pq")
+    _check_sparse(kind, loaded is None, options)
+    if loaded is None:
+        _check_bm25(kind, options)
     if collection is not None:
         len(collection.docs)  # malformed documents are found before anything is written
     with locked(directory):

@@ -24,9 +24,12 @@ __all__ = [
     "BuildOptions",
     "Job",
     "PqOptions",
+    "SparseOptions",
     "changing",
     "encoded",
     "link",
+    "remembered_path",
+    "worth_keeping",
     "writing",
 ]
 
@@ -73,8 +76,40 @@ class PqOptions:
 
     def given(self) -> list[str]:
         """Names of what was chosen."""
-        fields = dataclasses.fields(self)
-        return [field.name for field in fields if getattr(self, field.name) is not None]
+        return _given(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseOptions:
+    """What may be chosen for an index of kind ``sparse``; None stands for the default.
+
+    Attributes:
+      prune_ratio: keep weights of a document that are above so much of its largest; 0
+        (the default) keeps all.
+      tokenizer: with the model ``bm25``: a model or a tokenizer, whose tokens are then
+        the terms; BM25's weights become those of a sparse index.
+
+    Raises:
+      InputError: a number that is not possible.
+    """
+
+    prune_ratio: float | None = None
+    tokenizer: str | os.PathLike | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        if self.prune_ratio is not None and not 0 <= self.prune_ratio < 1:
+            found = str(self.prune_ratio)
+            raise InputError("prune_ratio", found, "from 0 to less than 1")
+
+    def given(self) -> list[str]:
+        """Names of what was chosen."""
+        return _given(self)
+
+
+def _given(options: Any) -> list[str]:
+    names = [field.name for field in dataclasses.fields(options)]
+    return [name for name in names if getattr(options, name) is not None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +120,8 @@ class BuildOptions:
       batch_tokens: tokens of a batch of documents; None for the encoder's default.
       max_length: cuts documents shorter than the model does; None for the model's.
       dtype: of stored vectors, ``float32`` or ``float16`` (half the size); of kind
-        ``pq`` those that stand on the disk until their codes are made.
+        ``pq`` those that stand on the disk until their codes are made; of kind
+        ``sparse`` the weights, of which ``uint8`` is a quarter.
       shard_rows: documents of a shard; None for the encoder's default.
       self_contained: keep a copy of the model in the index, so that it can be moved;
         otherwise the index remembers the model's path.
@@ -94,6 +130,7 @@ class BuildOptions:
       graph_backend: what finds them exactly, ``jax`` or ``faiss``.
       bm25: parameters of BM25.
       pq: of product quantization.
+      sparse: of posting lists.
     """
 
     batch_tokens: int | None = None
@@ -105,14 +142,19 @@ class BuildOptions:
     graph_backend: str = "jax"
     bm25: Bm25Config = dataclasses.field(default_factory=Bm25Config)
     pq: PqOptions = dataclasses.field(default_factory=PqOptions)
+    sparse: SparseOptions = dataclasses.field(default_factory=SparseOptions)
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        if self.dtype not in ("float32", "float16"):
-            raise InputError("dtype", repr(self.dtype), "float32 or float16")
+        if self.dtype not in ("float32", "float16", "uint8"):
+            expected = "float32 or float16, or uint8 of kind sparse"
+            raise InputError("dtype", repr(self.dtype), expected)
         if self.graph_backend not in ("jax", "faiss"):
             raise InputError("graph_backend", repr(self.graph_backend), "jax or faiss")
         _check_positive(self, "batch_tokens", "max_length", "shard_rows", "neighbors")
+
+
+_OTHER_SPECS = ("package:", "dpr:", "jpq:", "t5x:")
 
 
 def _check_positive(options: Any, *names: str) -> None:
@@ -138,6 +180,19 @@ class Job(NamedTuple):
     options: BuildOptions
 
 
+def remembered_path(path: str) -> str:
+    """Where a model is, from wherever it is looked for later; an id stays an id.
+
+    Args:
+      path: as ``load_model`` was given it, or empty.
+    """
+    folder = Path(path.removeprefix("hf:")).expanduser()
+    elsewhere = path.startswith("hf:") and not folder.is_dir()
+    if not path or elsewhere or path.startswith(_OTHER_SPECS):
+        return path
+    return os.path.abspath(folder)
+
+
 @contextlib.contextmanager
 def encoded(
     model: "Model", collection: Collection, place: Path, options: BuildOptions
@@ -158,7 +213,7 @@ def encoded(
     """
     from jaxir.encode import SHARD_ROWS, encode_corpus
 
-    with _worth_keeping(place):
+    with worth_keeping(place):
         found = encode_corpus(
             model,
             collection,
@@ -173,12 +228,16 @@ def encoded(
 
 
 @contextlib.contextmanager
-def _worth_keeping(partial: Path) -> Iterator[None]:
-    """A failed encoding without a single shard leaves nothing to go on from."""
+def worth_keeping(partial: Path) -> Iterator[None]:
+    """A failed encoding without a single shard leaves nothing to go on from.
+
+    Args:
+      partial: where the shards go.
+    """
     try:
         yield
     except InputError:
-        if (partial / "encoding.json").is_file() and not any(partial.glob("*.npy")):
+        if (partial / "encoding.json").is_file() and not any(partial.glob("*.np[yz]")):
             shutil.rmtree(partial)
         raise
 
@@ -238,6 +297,6 @@ def link(source: Path, target: Path) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)  # not the link that a file may be
     except OSError:
         shutil.copyfile(source, target)

@@ -6,6 +6,7 @@ Search Relevance For Inference-Free Learned Sparse Retrievers", arXiv 2411.04403
 min-max within the list, mean, times a constant).
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -14,13 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxir.data.list_scores import ListScores, ScoreFile, is_score_file
 from jaxir.data.lists import TrainingList, list_to_json, read_lists
 from jaxir.data.resumable import mappings_fingerprint, resumable_lines
 from jaxir.errors import InputError
 from jaxir.files import check_output, sha256_file
 from jaxir.fuse import NORMALIZATIONS
 from jaxir.progress import progress_bar
-from jaxir.scorers import Scorer, make_scorer
+from jaxir.scorers import Scorer, make_scorer, scores_identity
 
 __all__ = [
     "LabelReport",
@@ -29,6 +31,7 @@ __all__ = [
     "label",
     "label_lists",
     "load_teacher",
+    "load_teachers",
     "make_teacher",
 ]
 
@@ -72,6 +75,41 @@ def make_teacher(model: Any) -> Teacher:
     return make_scorer(model, role="teacher")
 
 
+def load_teachers(
+    specs: Sequence[str | os.PathLike],
+) -> tuple[list[Teacher | ScoreFile], str]:
+    """Models and files of scores as teachers, and what names them all.
+
+    Args:
+      specs: what ``load_scoring_model`` takes, or a file of lists with scores
+        (``.jsonl``, ``.jsonl.gz``).
+
+    Returns:
+      The teachers in their order, and an identity for :func:`label_lists`: of
+      parameters and tokenizers, and of the files' bytes.
+
+    Raises:
+      InputError: there is no such model or file, or its kind cannot teach.
+    """
+    from jaxir.reranker import load_scoring_model
+
+    teachers: list[Teacher | ScoreFile] = []
+    names = []
+    for spec in specs:
+        if is_score_file(spec):
+            if not Path(spec).is_file():
+                raise InputError(
+                    spec, "no such file", "labelled lists, or a model's folder or id"
+                )
+            teachers.append(ScoreFile(spec))
+            names.append(f"scores {sha256_file(spec)}")
+            continue
+        model = load_scoring_model(spec)
+        teachers.append(make_teacher(model))
+        names.append(scores_identity(model))
+    return teachers, " ".join(names)
+
+
 def combine_scores(
     scores: Sequence[np.ndarray],
     *,
@@ -105,7 +143,7 @@ def combine_scores(
 
 
 def label(
-    teachers: Sequence[Teacher],
+    teachers: Sequence[Teacher | ScoreFile],
     lists: Iterable[TrainingList],
     collection: Any,
     *,
@@ -114,11 +152,13 @@ def label(
     scale: float = 1.0,
     first: str = "kept",
     batch_size: int = 64,
+    skip: int = 0,
 ) -> Iterator[TrainingList]:
     """Yields lists with the teachers' scores, streaming.
 
     Args:
-      teachers: functions of texts; :func:`load_teacher` makes one of a model.
+      teachers: functions of texts, which :func:`load_teacher` makes of a model, and
+        files of scores.
       lists: training lists over the collection.
       collection: holds the texts of queries and documents.
       normalization: a name from :data:`jaxir.fuse.NORMALIZATIONS`; by default raw
@@ -129,19 +169,30 @@ def label(
         the teachers score highest (``best``), a positive then whatever was judged, as
         Hypencoder was trained (Killingback et al. 2025, section 4.2.1).
       batch_size: lists scored at a time.
+      skip: lists passed over, being labelled already.
 
     Raises:
       InputError: no teacher, weights that do not fit, a list that names a query or
-        document the collection does not hold, or a score that is not finite.
+        document the collection does not hold, a score that is not finite, or one that
+        a file does not have.
     """
-    normalization = _check(teachers, normalization, weights, first, batch_size)
+    normalization = _check(teachers, normalization, weights, scale, first, batch_size)
     queries = collection.queries(None)
+    files = _files(teachers)
     stream = iter(lists)
+    for item in islice(stream, skip):
+        for scores_of in files.values():  # files are read along
+            scores_of(item)
     while batch := list(islice(stream, batch_size)):
         texts = [_texts("lists", item, queries, collection) for item in batch]
         asked = [query for query, _ in texts]
         groups = [docs for _, docs in texts]
-        every = [teacher(asked, groups) for teacher in teachers]
+        every = []
+        for place, teacher in enumerate(teachers):
+            if isinstance(teacher, ScoreFile):
+                every.append([files[place](item) for item in batch])
+            else:
+                every.append(teacher(asked, groups))
         for i, item in enumerate(batch):
             scores = combine_scores(
                 [_finite(item, given[i], t) for t, given in enumerate(every)],
@@ -149,6 +200,15 @@ def label(
             )  # fmt: skip
             labelled = item._replace(scores=tuple(scores.tolist()))
             yield _best_first(labelled) if first == "best" else labelled
+
+
+def _files(teachers: Sequence[Teacher | ScoreFile]) -> dict[int, ListScores]:
+    """Those teachers that are files, opened, by their place."""
+    return {
+        place: ListScores(teacher.path)
+        for place, teacher in enumerate(teachers)
+        if isinstance(teacher, ScoreFile)
+    }
 
 
 def _best_first(item: TrainingList) -> TrainingList:
@@ -170,6 +230,7 @@ def _check(
     teachers: Sequence[object],
     normalization: str | None,
     weights: Sequence[float] | None,
+    scale: float,
     first: str,
     batch_size: int,
 ) -> str:
@@ -186,8 +247,10 @@ def _check(
             "weights", f"{len(weights)} for {len(teachers)} teachers",
             "one for each teacher",
         )  # fmt: skip
-    if weights is not None and not (min(weights) >= 0 and sum(weights) > 0):
+    if weights is not None and not (min(weights) >= 0 and 0 < sum(weights) < math.inf):
         raise InputError("weights", str(list(weights)), "at least 0, and not all 0")
+    if not 0 < scale < math.inf:
+        raise InputError("scale", str(scale), "a finite number above 0")
     if first not in _FIRST:
         raise InputError("first", repr(first), "one of " + ", ".join(_FIRST))
     if batch_size < 1:
@@ -230,7 +293,7 @@ def _finite(item: TrainingList, scores: np.ndarray, teacher: int) -> np.ndarray:
 
 
 def label_lists(
-    teachers: Sequence[Teacher],
+    teachers: Sequence[Teacher | ScoreFile],
     lists: str | os.PathLike,
     collection: Any,
     path: str | os.PathLike,
@@ -259,13 +322,17 @@ def label_lists(
     Raises:
       InputError: see :func:`label`; or a file cannot be read or written.
     """
-    if Path(lists).resolve() == Path(path).resolve():
+    read = [lists, *(t.path for t in teachers if isinstance(t, ScoreFile))]
+    if Path(path).resolve() in [Path(place).resolve() for place in read]:
         raise InputError(path, "the file that is read", "another name for the output")
     check_output(path)
-    normalization = _check(teachers, normalization, weights, first, batch_size)
+    normalization = _check(teachers, normalization, weights, scale, first, batch_size)
     queries, total, reader = collection.queries(None), 0, read_lists(lists)
+    files = _files(teachers)
     for item in reader:  # a bad line is found before the work
         _texts(reader.place, item, queries, collection)
+        for scores_of in files.values():
+            scores_of(item)
         total += 1
     if not total:
         raise InputError(lists, "no training list", "at least one", "check the file")
@@ -278,9 +345,9 @@ def label_lists(
     with resumable_lines(path, settings) as out:
         done = len(out.done)
         labelled = label(
-            teachers, islice(read_lists(lists), done, None), collection,
-            normalization=normalization, weights=weights, scale=scale, first=first,
-            batch_size=batch_size,
+            teachers, read_lists(lists), collection, normalization=normalization,
+            weights=weights, scale=scale, first=first, batch_size=batch_size,
+            skip=done,
         )  # fmt: skip
         bar = progress_bar(total=total, label="label", unit="list", initial=done)
         with bar:

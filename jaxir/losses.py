@@ -207,6 +207,7 @@ def flops_loss(
       l = sum_v (1 / R * sum_r |a_rv|)^2
 
     It pushes mass away from the terms that many texts use, hence to even posting lists.
+    A weight of 0 has no slope.
 
     Source: Paria et al., "Minimizing FLOPs to Learn Efficient Sparse Representations"
     (2020), eq. 4; Formal et al., "SPLADE" (2021), eq. 4.
@@ -223,7 +224,8 @@ def flops_loss(
       >>> float(flops_loss(jnp.array([[1.0, 0.0], [1.0, 2.0]]), where=where))
       1.0
     """
-    sizes = jnp.abs(activations.astype(jnp.float32))
+    activations = activations.astype(jnp.float32)
+    sizes = activations * jnp.sign(activations)  # jnp.abs has the slope 1 at 0
     if where is not None:
         where = where[..., None]
     return jnp.sum(jnp.square(masked_mean(sizes, where, axis=-2)), axis=-1)

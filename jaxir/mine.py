@@ -35,6 +35,9 @@ Rescorer = Callable[[Sequence[str], Sequence[Sequence[str]]], list[np.ndarray]]
 
 
 _DEFAULTS = MineConfig()
+_DROPPING = (
+    "absolute_margin", "relative_margin", "max_score", "min_score", "consistent_top",
+)  # fmt: skip
 
 
 class MineReport(NamedTuple):
@@ -44,8 +47,9 @@ class MineReport(NamedTuple):
       queries: queries with a positive.
       lists: lists written.
       negatives: negatives in them.
-      without: queries left out, too few negatives remaining.
-      dropped: candidates dropped, by the knob that dropped them.
+      without: queries left out, no positive or too few negatives remaining.
+      dropped: candidates dropped, by the knob that dropped them; ``consistent_top``
+        drops positives.
     """
 
     queries: int
@@ -120,7 +124,8 @@ def _mine_queries(
     most = max(map(len, positives.values()))
     range_max = candidate_range(config, most, rescored=rescore is not None)
     todo = [query_id for query_id in positives if query_id not in skip]
-    depth = min(range_max + most, len(collection.docs))
+    depth = max(range_max + most, config.consistent_top or 0)
+    depth = min(depth, len(collection.docs))
     for start in range(0, len(todo), config.batch_size):
         batch = todo[start : start + config.batch_size]
         scored = _search(searcher, [queries[query_id] for query_id in batch], depth)
@@ -128,8 +133,17 @@ def _mine_queries(
             scored = _rescored(rescore, collection, batch, queries, scored, positives)
         for query_id, candidates in zip(batch, scored, strict=True):
             known = positives[query_id]
+            close = _consistent(known, candidates, config.consistent_top)
+            judged = _graded(qrels[query_id], collection)
+            kept = [pair for pair in judged if pair[0] in close]
+            if len(kept) < len(judged):
+                counts["consistent_top"] += len(judged) - len(kept)
+            if not close or (judged and not kept):
+                counts["without"] += 1
+                yield query_id, []
+                continue
             # A positive beyond the depth scores below all that was found.
-            reached = np.array([candidates.get(doc, -np.inf) for doc in known])
+            reached = np.array([candidates.get(doc, -np.inf) for doc in close])
             others = [doc for doc in candidates if doc not in known]
             chosen = select_negatives(
                 np.array([candidates[doc] for doc in others]), reached, config,
@@ -141,10 +155,7 @@ def _mine_queries(
                 counts["without"] += 1
                 yield query_id, []
                 continue
-            judged = _graded(qrels[query_id], collection)
-            heads = (
-                [[pair] for pair in judged] if config.per == "positive" else [judged]
-            )
+            heads = [[pair] for pair in kept] if config.per == "positive" else [kept]
             with_scores = candidates if rescore is not None else None
             yield (
                 query_id,
@@ -154,6 +165,17 @@ def _mine_queries(
                     if head
                 ],
             )
+
+
+def _consistent(
+    positives: Sequence[str], candidates: Mapping[str, float], top: int | None
+) -> list[str]:
+    """The positives that are among the best found, as good as the last of them."""
+    if top is None:
+        return list(positives)
+    best = sorted(candidates.values(), reverse=True)[:top]
+    last = best[-1] if best else np.inf
+    return [doc for doc in positives if candidates.get(doc, -np.inf) >= last]
 
 
 def _search(searcher: Any, texts: Sequence[str], k: int) -> list[dict[str, float]]:
@@ -277,9 +299,7 @@ def mine_lists(
         found = out.counts
         queries = len(out.done)
     dropped = {
-        name: found[name]
-        for name in ("absolute_margin", "relative_margin", "max_score", "min_score")
-        if getattr(config, name) is not None
+        name: found[name] for name in _DROPPING if getattr(config, name) is not None
     }
     return MineReport(
         queries, found["lists"], found["negatives"], found["without"], dropped

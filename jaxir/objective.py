@@ -82,8 +82,20 @@ def _own_list(batch: RankBatch) -> Contrast:
     return Contrast(*(own_block(x) for x in _every_document(batch)))
 
 
+def _all_negatives(batch: RankBatch) -> Contrast:
+    """A query against its own list, and what others' lists have beside positives."""
+    labels, where = _every_document(batch)
+    theirs = _own_positives(batch).reshape(1, -1) & ~(labels > 0)
+    return Contrast(labels, where & ~theirs)
+
+
 CANDIDATES: Mapping[str, Callable[[RankBatch], Contrast]] = MappingProxyType(
-    {"all": _every_document, "first": _first_documents, "own": _own_list}
+    {
+        "all": _every_document,
+        "first": _first_documents,
+        "negatives": _all_negatives,
+        "own": _own_list,
+    }
 )
 """Which documents a query is contrasted with, by name."""
 
@@ -98,7 +110,8 @@ class RetrievalLoss:
       kl: weight of the KL distillation over each query's own list.
       temperature: divides the scores of the contrast; 0.05 suits cosines.
       candidates: what a query is contrasted with: ``all`` documents of the batch,
-        the ``first`` document of every list, or its ``own`` list.
+        the ``first`` document of every list, its own list and the ``negatives`` of
+        every other, or its ``own`` list.
       kl_temperature: divides student's and teacher's scores in the KL.
       student_scale: multiplies the student's scores in margin-MSE and KL, for cosines
         do not reach a teacher's logits.
@@ -163,8 +176,8 @@ def retrieval_loss(
       batch: lists ``[B, L]``; of its texts nothing is read.
       score: ``score("own")`` gives the scores ``[B, L]`` of each query's list,
         ``score("first")`` those ``[B, B]`` of the first document of every list,
-        ``score("all")`` those ``[B, B * L]`` of every document.  Only what is needed is
-        asked for.
+        ``score("all")`` and ``score("negatives")`` those ``[B, B * L]`` of every
+        document.  Only what is needed is asked for.
 
     Raises:
       InputError: distillation without teacher scores.
@@ -188,7 +201,8 @@ def retrieval_loss(
         )
     if losses.margin_mse or losses.kl:
         teacher = _teacher_scores(batch)
-        own = own_block(scores) if losses.candidates == "all" else score("own")
+        whole = losses.candidates in ("all", "negatives")
+        own = own_block(scores) if whole else score("own")
         own = losses.student_scale * own
     if losses.margin_mse:
         terms["margin_mse"] = losses.margin_mse * margin_mse_loss(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jaxir.checkpoints.model_dir import Model
     from jaxir.hyper.graph import GraphSearchConfig
     from jaxir.hyper.qnet import QNetSpec, QNetWeights
+    from jaxir.sparse.search import TwoPhase
 
 __all__ = [
     "BACKENDS",
@@ -45,7 +46,7 @@ MODES = ("exhaustive", "graph")
 BACKENDS = ("jax", "faiss")
 """What can search the codes of an index of kind ``pq``."""
 
-QUERY_BATCHES = (1, 8, 64)
+QUERY_BATCHES = (1, 4, 16, 64)
 """Queries searched together: each number is compiled once for each ``k``."""
 
 QNET_BATCHES = (1, 2, 4, 8)
@@ -58,10 +59,14 @@ class Found(NamedTuple):
     Attributes:
       ranking: numpy arrays ``[B, k]``.
       scored: documents whose score was computed, of all the queries together.
+      tokens: of all the queries, where these are weights of tokens.
+      postings: of those tokens.
     """
 
     ranking: Ranking
     scored: int
+    tokens: int = 0
+    postings: int = 0
 
 
 RankTexts = Callable[[Sequence[str], int, Sequence[str]], Found]
@@ -83,6 +88,9 @@ class Opening(NamedTuple):
       backend: a name in :data:`BACKENDS`, what searches codes.
       rescore: of Faiss's search in codes of 4 bits: how many times ``k`` candidates are
         scored exactly.
+      method: of posting lists, a name in ``sparse_query.METHODS``; None for the
+        default.
+      two_phase: parameters of that method; None for its defaults.
     """
 
     directory: Path
@@ -92,6 +100,8 @@ class Opening(NamedTuple):
     graph: "GraphSearchConfig | None" = None
     backend: str = "jax"
     rescore: int = 0
+    method: str | None = None
+    two_phase: "TwoPhase | None" = None
 
 
 def _open_bm25(opening: Opening) -> RankTexts:
@@ -159,6 +169,12 @@ def _open_pq(opening: Opening) -> RankTexts:
     return rank
 
 
+def _open_sparse(opening: Opening) -> RankTexts:
+    from jaxir.sparse_query import open_ranker
+
+    return open_ranker(opening)
+
+
 def _open_hypencoder(opening: Opening) -> RankTexts:
     from jaxir.encode import TextEncoder
     from jaxir.hyper.stored import QueryError
@@ -208,6 +224,7 @@ def _walking(
 ) -> SearchQNets:
     """What a walk along the neighbour graph comes by."""
     import jax
+    from jax.sharding import Mesh
 
     from jaxir.hyper.graph import GraphSearchConfig, graph_search, graph_vectors
     from jaxir.vectors import device_budget
@@ -226,7 +243,9 @@ def _walking(
         )
     if config.entry_points > num_docs:
         say(f"entry points: all {num_docs:,} documents, as there are no more")
-    vectors = graph_vectors(shards)
+    # The devices share the queries; each has the vectors and the graph.
+    mesh = Mesh(np.array(jax.local_devices()), ("data",))
+    vectors = graph_vectors(shards, mesh)
     neighbors = jax.device_put(graph, vectors.sharding, may_alias=True)
 
     def search(weights: "QNetWeights", k: int) -> tuple[Ranking, np.ndarray]:
@@ -325,6 +344,7 @@ OPENERS: Mapping[str, Opener] = MappingProxyType(
         "dense": Opener(_open_dense),
         "hypencoder": Opener(_open_hypencoder, QNET_BATCHES[-1]),
         "pq": Opener(_open_pq),
+        "sparse": Opener(_open_sparse),
     }
 )
 """What opens an index of each kind."""

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxir.checkpoints import masked_lm as masked_lm_checkpoint
 from jaxir.checkpoints.model_dir import (
     Model,
     load_model,
     model_from_parts,
-    save_model,
 )
+from jaxir.checkpoints.weights import resolve
 from jaxir.data.collection import Collection
 from jaxir.data.masking import MaskConfig, make_mask_batches
 from jaxir.data.packing import RowBatches, open_chunks
@@ -29,8 +30,8 @@ from jaxir.fit import Fit, PartitionConfig, place, with_changes
 from jaxir.lm import masked
 from jaxir.mesh import put_batch
 from jaxir.progress import say
-from jaxir.run_directory import check_run, whole_or_absent
-from jaxir.text import Tokenizer
+from jaxir.run_directory import check_run, save_trained, whole_or_absent
+from jaxir.text import Tokenizer, load_tokenizer
 from jaxir.train.config import TrainConfig, check_settings
 from jaxir.train.loop import train
 from jaxir.train.optimizers import OptimizerConfig
@@ -117,7 +118,8 @@ def load_masked_lm(
     """A BERT to go on with masked language modelling, of any encoder's weights.
 
     Args:
-      path: what ``load_model`` takes.
+      path: what ``load_model`` takes.  A masked language model in Hugging Face's layout
+        brings its head, any other encoder gets a fresh one.
       tied: whether a fresh head's last matrix is the word table.
       changes: fields of the configuration to replace, such as ``{"backbone.dropout":
         0.0}``.
@@ -126,12 +128,24 @@ def load_masked_lm(
     Raises:
       InputError: as :func:`masked_lm_of`, or a field that does not exist.
     """
-    model = masked_lm_of(load_model(path), tied=tied, seed=seed)
+    model = masked_lm_of(_pretrained(path), tied=tied, seed=seed)
     config = with_changes(model.config, changes or {})
     params = masked.adapt_params(model.config, model.params, config)
     return model_from_parts(
         model.kind, config, params, model.tokenizer, path=model.path
     )
+
+
+def _pretrained(path: str) -> Model:
+    """A model with the head over the vocabulary that stands beside its encoder."""
+    if not path.startswith(("dpr:", "jpq:", "t5x:")):
+        folder = resolve(path)
+        own = any((folder / name).is_file() for name in ("model.json", "modules.json"))
+        if not own and masked_lm_checkpoint.is_masked_lm(folder):
+            found = masked_lm_checkpoint.load_masked_lm(folder)
+            tokenizer = load_tokenizer(folder)
+            return model_from_parts("masked_lm", *found, tokenizer, path=path)
+    return load_model(path)
 
 
 def _evaluation(
@@ -262,12 +276,8 @@ def pretrain(
             task, batches, loop, optimizer=optimizer, work_dir=work_dir, mesh=mesh,
             sharding_rule=rule, initial_params=model.params, evaluate=evaluate,
         )  # fmt: skip
-    trained = model_from_parts(
-        model.kind, model.config, result.params, model.tokenizer, path=str(work_dir)
-    )
-    text = operative_config if isinstance(operative_config, str) else operative_config()
-    save_model(
-        work_dir, trained, operative_config=text, metrics=result.metrics,
+    trained = save_trained(
+        model, result, work_dir, operative_config=operative_config,
         training_data=f"the documents of {names}", command=command,
     )  # fmt: skip
     say(f"{work_dir}: trained {result.step} steps, best at {result.best_step}")

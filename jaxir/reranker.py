@@ -123,7 +123,7 @@ def load_scoring_model(
             "one of " + ", ".join([*SCORERS, "t5"]),
             "train it on lists first (jaxir train)",
         )
-    if model.kind in ("dense", "hypencoder"):
+    if family(model.kind).score is None:
         return _changed(model, wanted)
     scorer = _as_reranker(model, wanted, 0)
     fresh = sorted(_parts(scorer.params) - _parts(model.params))

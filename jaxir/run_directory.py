@@ -8,22 +8,29 @@ run that has saved a step goes on only as the same run; what it may go on with o
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxir.checkpoints.model_dir import Model, params_fingerprint
+from jaxir.checkpoints.model_dir import (
+    Model,
+    model_from_parts,
+    params_fingerprint,
+    save_model,
+)
 from jaxir.checkpoints.weights import read_json
 from jaxir.errors import InputError
 from jaxir.families import config_to_dict
 from jaxir.files import atomic_file
+from jaxir.train.loop import TrainResult
 
 __all__ = [
     "check_record",
     "check_run",
     "has_checkpoint",
+    "save_trained",
     "whole_or_absent",
     "write_record",
 ]
@@ -124,3 +131,33 @@ def check_run(
         check_record(path, record, list(record), what="a run with")
     else:
         write_record(path, record)
+
+
+def save_trained(
+    model: Model,
+    result: TrainResult,
+    work_dir: Path,
+    *,
+    operative_config: str | Callable[[], str],
+    training_data: str,
+    command: str,
+) -> Model:
+    """Writes the model that a training ended with, and returns it.
+
+    Args:
+      model: what the training began with.
+      result: what it ended with.
+      work_dir: where the model goes.
+      operative_config: gin text that repeats the run, or a function that gives it.
+      training_data: what was learned from, for the model card.
+      command: how the run was started, for the model card.
+    """
+    trained = model_from_parts(
+        model.kind, model.config, result.params, model.tokenizer, path=str(work_dir)
+    )
+    text = operative_config if isinstance(operative_config, str) else operative_config()
+    save_model(
+        work_dir, trained, operative_config=text, metrics=result.metrics,
+        training_data=training_data, command=command,
+    )  # fmt: skip
+    return trained

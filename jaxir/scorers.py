@@ -6,7 +6,7 @@ scores out.  A family that can score adds a row to :data:`SCORERS`.
 
 import textwrap
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any
@@ -20,12 +20,20 @@ __all__ = [
     "Scorer",
     "bi_encoder_scorer",
     "cross_encoder_scorer",
+    "jpq_scorer",
     "make_scorer",
     "scores_identity",
+    "sparse_scorer",
 ]
 
 QUERY_BYTES = 1 << 27
 """Of the queries' representations scored with together."""
+
+SPARSE_QUERIES = 64
+"""Of a sparse model, encoded together: each has a number for every token."""
+
+CODED = 256
+"""Documents that become codes together."""
 
 Scorer = Callable[[Sequence[str], Sequence[Sequence[str]]], list[np.ndarray]]
 """``scorer(queries, docs)``: scores ``[L]`` of each query text's document texts."""
@@ -55,10 +63,72 @@ def bi_encoder_scorer(
       InputError: when scoring: a score that is not finite.
     """
     from jaxir.encode import TextEncoder
+
+    encode_doc = TextEncoder(model, side="doc", max_length=max_length, **options)
+    return _scorer_apart(model, encode_doc, keep, options)
+
+
+def jpq_scorer(
+    model: Any,
+    *,
+    keep: int = 50_000,
+    max_length: int | None = None,
+    **options: Any,
+) -> Scorer:
+    """Scores as an index of a JPQ model's codes does.
+
+    A document is encoded and becomes codes of the assignment; its score is the product
+    of the query's vector with what the trained centroids make of the codes.
+
+    Args:
+      model: from ``load_model``, of kind ``jpq``.
+      keep: documents whose codes are kept.
+      max_length: of a document; None for the model's own.
+      options: of both sides' :class:`jaxir.encode.TextEncoder`.
+
+    Raises:
+      InputError: when scoring: a vector or a score that is not finite.
+    """
+    import jax
+
+    from jaxir.encode import TextEncoder, as_bi_encoder
+    from jaxir.pq.codec import quantize
+    from jaxir.pq.model import assigning_codec
+
+    towers = as_bi_encoder(model)
+    encode = TextEncoder(towers, side="doc", max_length=max_length, **options)
+    assign = jax.jit(partial(quantize, assigning_codec(model.params)))
+
+    def encode_doc(texts: Sequence[str]) -> np.ndarray:
+        vectors = encode(texts)
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():  # which codes would hide
+            raise InputError(
+                model.path or "model",
+                f"a vector of {_shortened(texts[int(finite.argmin())])} that is not "
+                "finite", "a finite one", "the model may have diverged: train it anew",
+            )  # fmt: skip
+        blocks = []
+        for start in range(0, len(vectors), CODED):
+            block = vectors[start : start + CODED]
+            full = np.pad(block, [(0, CODED - len(block)), (0, 0)])  # one shape
+            blocks.append(np.asarray(assign(full))[: len(block)])
+        return np.concatenate(blocks)
+
+    return _scorer_apart(model, encode_doc, keep, options)
+
+
+def _scorer_apart(
+    model: Any,
+    encode_doc: Callable[[Sequence[str]], np.ndarray],
+    keep: int,
+    options: Mapping[str, Any],
+) -> Scorer:
+    """Queries encoded and matched with what ``encode_doc`` gives of fresh documents."""
+    from jaxir.encode import TextEncoder
     from jaxir.numerics import check_finite
 
     query_encoder = TextEncoder(model, side="query", **options)
-    encode_doc = TextEncoder(model, side="doc", max_length=max_length, **options)
     match = _own_match(model.kind, model.config)
     rows = query_encoder.rows_within(QUERY_BYTES, at_most=8)
     name = model.path or "model"
@@ -67,14 +137,11 @@ def bi_encoder_scorer(
     def scorer(
         queries: Sequence[str], docs: Sequence[Sequence[str]]
     ) -> list[np.ndarray]:
-        texts = dict.fromkeys(text for group in docs for text in group)
-        fresh = [text for text in texts if text not in kept]
-        if fresh:
-            kept.update(zip(fresh, encode_doc(fresh), strict=True))
+        known = _remember(kept, docs, encode_doc, keep)
         scores: list[np.ndarray] = []
         for start in range(0, len(queries), rows):
             groups = docs[start : start + rows]
-            vectors = [[kept[text] for text in group] for group in groups]
+            vectors = [[known[text] for text in group] for group in groups]
             block = _rectangle(vectors, rows)
             if block is None:  # no query has a document
                 scores += [np.zeros(0, np.float32) for _ in groups]
@@ -86,10 +153,79 @@ def bi_encoder_scorer(
             scores += [row[: len(group)].copy() for row, group in pairs]
         for query, group, row in zip(queries, docs, scores, strict=True):
             check_finite(row, name, partial(_told, query, group))
-        for text in texts:
-            kept.move_to_end(text)
-        while len(kept) > keep:
-            kept.popitem(last=False)
+        return scores
+
+    return scorer
+
+
+def _remember(
+    kept: OrderedDict[str, Any],
+    docs: Sequence[Sequence[str]],
+    encode: Callable[[list[str]], Iterable[Any]],
+    keep: int,
+) -> dict[str, Any]:
+    """What each document becomes; the latest ``keep`` are kept for the next time."""
+    texts = dict.fromkeys(text for group in docs for text in group)
+    fresh = [text for text in texts if text not in kept]
+    if fresh:
+        kept.update(zip(fresh, encode(fresh), strict=True))
+    for text in texts:
+        kept.move_to_end(text)
+    known = {text: kept[text] for text in texts}
+    while len(kept) > keep:
+        kept.popitem(last=False)
+    return known
+
+
+def sparse_scorer(
+    model: Any,
+    *,
+    keep: int = 50_000,
+    max_length: int | None = None,
+    **options: Any,
+) -> Scorer:
+    """Scores by the inner product of weights of the vocabulary's tokens.
+
+    Of a document only what is not 0 is kept: a hundred numbers of 30,522, mostly.
+
+    Args:
+      model: from ``load_model``, of kind ``sparse``.
+      keep: documents whose weights are kept.
+      max_length: of a document; None for the model's own.
+      options: of both sides' :class:`jaxir.encode.TextEncoder`.
+
+    Raises:
+      InputError: when scoring: a score that is not finite.
+    """
+    from jaxir.encode import TextEncoder
+    from jaxir.numerics import check_finite
+
+    query_encoder = TextEncoder(model, side="query", **options)
+    doc_encoder = TextEncoder(model, side="doc", max_length=max_length, **options)
+    name = model.path or "model"
+    kept: OrderedDict[str, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+
+    def encode_doc(texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        found: list[Any] = [None] * len(texts)
+        for rows, weights in doc_encoder.encode_ids(doc_encoder.tokenize(texts)):
+            for row, dense in zip(rows.tolist(), np.asarray(weights), strict=True):
+                tokens = np.flatnonzero(dense).astype(np.int32)
+                found[row] = tokens, dense[tokens]
+        return found
+
+    def scorer(
+        queries: Sequence[str], docs: Sequence[Sequence[str]]
+    ) -> list[np.ndarray]:
+        known = _remember(kept, docs, encode_doc, keep)
+        scores: list[np.ndarray] = []
+        for start in range(0, len(queries), SPARSE_QUERIES):
+            asked = query_encoder(queries[start : start + SPARSE_QUERIES])
+            for query, group in zip(asked, docs[start:], strict=False):
+                pairs = [known[text] for text in group]
+                found = [query[tokens] @ weights for tokens, weights in pairs]
+                scores.append(np.array(found, np.float32))
+        for text, group, row in zip(queries, docs, scores, strict=True):
+            check_finite(row, name, partial(_told, text, group))
         return scores
 
     return scorer
@@ -97,8 +233,11 @@ def bi_encoder_scorer(
 
 def _told(query: str, docs: Sequence[str], place: int) -> str:
     """A pair, for an error."""
-    query, doc = (textwrap.shorten(text, 40) for text in (query, docs[place]))
-    return f"{doc!r} for {query!r}"
+    return f"{_shortened(docs[place])} for {_shortened(query)}"
+
+
+def _shortened(text: str) -> str:
+    return repr(textwrap.shorten(text, 40))
 
 
 @lru_cache(maxsize=8)
@@ -152,8 +291,10 @@ SCORERS: Mapping[str, Callable[..., Scorer]] = MappingProxyType(
     {
         "dense": bi_encoder_scorer,
         "hypencoder": bi_encoder_scorer,
+        "jpq": jpq_scorer,
         "rank_bert": cross_encoder_scorer,
         "rank_t5": cross_encoder_scorer,
+        "sparse": sparse_scorer,
     }
 )
 """How a model of each kind scores; a family that can score pairs adds a row."""

@@ -5,7 +5,7 @@ same for all of them.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,14 @@ from jaxir.errors import InputError
 from jaxir.manifest import DocIdFile, Manifest, read_manifest
 from jaxir.openers import BACKENDS, MODES, OPENERS, Opening, RankTexts
 from jaxir.progress import progress_bar, say
+from jaxir.sparse_query import METHODS
 from jaxir.types import Ranking
 
 if TYPE_CHECKING:
     from jaxir.checkpoints.model_dir import Model
     from jaxir.hyper.graph import GraphSearchConfig
+    from jaxir.sparse.search import TwoPhase
+    from jaxir.sparse_query import MatchedToken
 
 __all__ = ["Searcher", "open_index", "search"]
 
@@ -37,6 +40,9 @@ class Searcher:
       mode: ``"exhaustive"`` or ``"graph"``.
       docs_scored: documents whose score was computed, over all queries so far; that
         many times ``num_docs`` where every document is scored.
+      queries: searched for so far.
+      query_tokens: of all of them, where queries are weights of tokens.
+      postings: of those tokens: what an exhaustive search multiplies.
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class Searcher:
         self.directory, self.manifest = directory, manifest
         self._rank, self._batch = rank, batch
         self.kind, self.mode, self.docs_scored = manifest.kind, mode, 0
+        self.queries = self.query_tokens = self.postings = 0
         self.num_docs = int(manifest.counts["docs"])
         self.doc_ids: Sequence[str] = DocIdFile(directory)
 
@@ -84,9 +91,67 @@ class Searcher:
             found = self._rank(texts[batch], k, names[batch])
             parts.append(found.ranking)
             self.docs_scored += found.scored
+            self.queries += len(texts[batch])
+            self.query_tokens += found.tokens
+            self.postings += found.postings
         if not parts:
             return Ranking(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32))
         return Ranking(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    @property
+    def flops(self) -> float:
+        """Of the queries so far, in a sparse index: products a query and a document.
+
+        Equation: ``sum_t p_q(t) p_d(t)`` with the shares of queries and of documents
+        that have token ``t`` (Formal et al., "SPLADE" (2021), section 5).
+        """
+        return self.postings / max(self.queries * self.num_docs, 1)
+
+    def explain(self, query: str, doc_id: str) -> "list[MatchedToken]":
+        """The tokens that a query and a document share, what adds most first.
+
+        Args:
+          query: a text.
+          doc_id: one of the collection's own ids.
+
+        Returns:
+          Tokens with both weights and their product; the products add up to the score
+          of an exact search.
+
+        Raises:
+          InputError: the index is not of kind ``sparse``, or has no such document.
+        """
+        self._explainer()
+        try:
+            row = self.doc_ids.index(doc_id)
+        except ValueError:
+            raise InputError(
+                self.directory, f"no document {doc_id!r}", "an id of the index"
+            ) from None
+        return self.explain_rows(query, [row])[0]
+
+    def explain_rows(
+        self, query: str, rows: Sequence[int]
+    ) -> "list[list[MatchedToken]]":
+        """:meth:`explain` of several documents by their rows; reads the query once.
+
+        Args:
+          query: a text.
+          rows: of the documents.
+
+        Raises:
+          InputError: the index is not of kind ``sparse``, or has no such row.
+        """
+        return self._explainer()(query, rows)
+
+    def _explainer(self) -> "Callable[[str, Sequence[int]], list[list[MatchedToken]]]":
+        explain = getattr(self._rank, "explain", None)
+        if explain is None:
+            raise InputError(
+                self.directory, f"an index of kind {self.kind!r} to explain",
+                "one of kind 'sparse', whose scores are sums over tokens",
+            )  # fmt: skip
+        return explain
 
     def search(self, queries: Mapping[str, str], *, k: int = 1000) -> Run:
         """A run: the ``k`` best documents of each query by their own ids.
@@ -101,6 +166,7 @@ class Searcher:
           for some queries, where there are as many.
         """
         names, texts = list(queries), list(queries.values())
+        k = min(k, self.num_docs)  # a run has no place for what is missing
         run: Run = {}
         with progress_bar(total=len(names), label="search", unit="query") as bar:
             for start in range(0, len(names), self._batch):
@@ -115,7 +181,7 @@ class Searcher:
                         if row >= 0
                     }
                 bar.update(len(names[batch]))
-        self._say_if_cut(run, min(k, self.num_docs))
+        self._say_if_cut(run, k)
         return run
 
     def _say_if_cut(self, run: Run, wanted: int) -> None:
@@ -136,6 +202,8 @@ def open_index(
     graph: "GraphSearchConfig | None" = None,
     backend: str = "jax",
     rescore: int = 0,
+    method: str | None = None,
+    two_phase: "TwoPhase | None" = None,
 ) -> Searcher:
     """Opens an index.
 
@@ -150,9 +218,15 @@ def open_index(
         approximate there.
       rescore: of Faiss in codes of 4 bits: how many times ``k`` candidates are scored
         exactly, of which the ``k`` best stay; 0 for its approximate scores.
+      method: how an index of kind ``sparse`` is searched: ``"block_max"`` and
+        ``"exhaustive"`` (exact, on a CPU), ``"scan"`` (exact, by JAX) or
+        ``"two_phase"`` (OpenSearch's heuristic); by default ``"scan"`` where JAX has an
+        accelerator and ``"block_max"`` elsewhere.
+      two_phase: its parameters, a ``jaxir.sparse.search.TwoPhase``.
 
     Raises:
-      InputError: no index, a damaged one, or one that another model encoded; a mode or
+      InputError: no index, a damaged one, one that another model encoded, or one that
+        is exchanged at this moment; a mode or
         a backend that its kind does not have; a graph search without a graph, or with
         that of other vectors.
     """
@@ -185,9 +259,30 @@ def open_index(
         )  # fmt: skip
     if rescore and backend != "faiss":
         raise InputError("rescore", f"given with backend {backend!r}", "'faiss'")
+    _check_method(directory, manifest.kind, method, two_phase)
     opener, mine = OPENERS[manifest.kind], (model, mode, graph, backend, rescore)
-    rank = opener.open(Opening(directory, manifest, *mine))
-    return Searcher(directory, manifest, rank, batch=opener.batch, mode=mode)
+    rank = opener.open(Opening(directory, manifest, *mine, method, two_phase))
+    searcher = Searcher(directory, manifest, rank, batch=opener.batch, mode=mode)
+    # Files of two indexes, of which one took the other's place, do not go together.
+    if read_manifest(directory) != manifest:
+        raise InputError(directory, "changed while it was opened", remedy="try again")
+    return searcher
+
+
+def _check_method(
+    directory: Path, kind: str, method: str | None, two_phase: object
+) -> None:
+    if method is not None and kind != "sparse":
+        raise InputError(
+            directory, f"an index of kind {kind!r} with method {method!r}",
+            "one of kind 'sparse'", "search it without a method",
+        )  # fmt: skip
+    if method is not None and method not in METHODS:
+        raise InputError("method", repr(method), "one of " + ", ".join(METHODS))
+    if two_phase is not None and method != "two_phase":
+        raise InputError(
+            "two_phase", f"parameters with method {method!r}", "method 'two_phase'"
+        )
 
 
 def search(

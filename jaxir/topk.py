@@ -22,7 +22,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jaxir.numerics import INVALID_ID, NEG_INF
-from jaxir.types import Ranking
+from jaxir.types import Ranking, Size
 
 __all__ = [
     "empty_ranking",
@@ -155,7 +155,7 @@ def _offset(ranking: Ranking, first_row: Int[Array, ""] | int) -> Ranking:
     return Ranking(doc_ids, ranking.scores)
 
 
-def empty_ranking(batch: tuple[int, ...], k: int) -> Ranking:
+def empty_ranking(batch: tuple[Size, ...], k: int) -> Ranking:
     """``k`` results that do not exist for each query: where a running top-k begins."""
     return Ranking(
         jnp.full((*batch, k), INVALID_ID, jnp.int32),

@@ -27,6 +27,7 @@ __all__ = [
     "Params",
     "RankBatch",
     "Ranking",
+    "Size",
     "Task",
     "TokenBatch",
     "TokenGroups",
@@ -37,6 +38,9 @@ Params = Any
 
 Metrics = dict[str, Any]
 """Scalars by name, logged beside the loss."""
+
+Size = Any
+"""A number, or a symbolic one of ``jax.export``: the length of an exported program."""
 
 Array = Any  # numpy on the host, jax.Array on a device
 
@@ -126,8 +130,11 @@ class Task(NamedTuple):
       constants: arrays that never change and are too large to be part of a compiled
         program, such as the codes of a corpus; not saved with the state.  Unless None
         they are the loss's fourth argument: ``loss(params, batch, rng, constants)``.
+      stepwise: the loss depends on how far training is: it then takes the keyword
+        ``step``, an int32 scalar, the updates done before this one.
     """
 
     init: Callable[[Any, Any], Params]
     loss: Callable[..., tuple[Any, Metrics]]
     constants: Any = None
+    stepwise: bool = False

@@ -7,18 +7,37 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Threads of Faiss and torch wait by turning: where the cores have other work as well, a
+# codec takes ten times as long with two of them as with one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+# Programs that a test compiled are read by the next one, here or in another process.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".jax_cache")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import contextlib
+import gc
 import importlib.util
 import itertools
 import json
-from pathlib import Path
+import tempfile
 
+import hypothesis
 import jax
 import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tests compile much and run little: XLA leaves out what makes programs fast.
+jax.config.update("jax_disable_most_optimizations", True)
+
+# An example may take long beside other work: that is no fault.
+hypothesis.settings.register_profile("any time", deadline=None)
+hypothesis.settings.load_profile("any time")
 
 _hook = install_import_hook("jaxir", "beartype.beartype")
 _hook.__enter__()  # stays for the session
@@ -27,19 +46,26 @@ SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
-def _private_cache(tmp_path_factory, monkeypatch):
-    """Each worker keeps derived data in a folder of its own."""
-    root = tmp_path_factory.getbasetemp() / "cache"
-    root.mkdir(exist_ok=True)
-    monkeypatch.setenv("JAXIR_CACHE", str(root))
+def _private_folders(tmp_path_factory, monkeypatch):
+    """Each worker has its own folders for derived data and for temporary files."""
+    for variable, name in (("JAXIR_CACHE", "cache"), ("TMPDIR", "temporary")):
+        root = tmp_path_factory.getbasetemp() / name
+        root.mkdir(exist_ok=True)
+        monkeypatch.setenv(variable, str(root))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # read the variable again
 
 
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """For modules whose tests mostly compile: XLA leaves out what makes code fast."""
-    jax.config.update("jax_disable_most_optimizations", True)
+_MAPPINGS = 20_000  # of the 65,530 that Linux gives a process
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_programs():
+    """Compiled programs are let go of in time: each takes mappings and memory."""
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > _MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

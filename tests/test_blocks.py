@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
+from ranked import ranked
 
 from jaxir.blocks import (
     open_vectors,
@@ -51,16 +52,7 @@ def whole_numbers(num_docs, num_queries=3, seed=0):
 
 def brute_force(queries, vectors, k):
     distance = np.square(queries.at[:, None] - vectors[None]).sum(-1)
-    scores = -queries.weight[:, None] * distance
-    doc_ids = np.full((len(scores), k), -1, np.int32)
-    best = np.full((len(scores), k), -np.inf, np.float32)
-    for i, row in enumerate(scores):
-        order = np.lexsort((np.arange(len(row)), -row))[:k]
-        doc_ids[i, : len(order)], best[i, : len(order)] = order, row[order]
-    return doc_ids, best
-
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+    return ranked(-queries.weight[:, None] * distance, k)
 
 
 def every_search(score, queries, vectors, k):

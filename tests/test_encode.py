@@ -1,5 +1,6 @@
 """Encoding: equal to one text at a time, fixed shapes, resumable, small in memory."""
 
+import dataclasses
 import json
 from functools import partial
 
@@ -190,6 +191,18 @@ def test_values_that_are_not_finite(model, collection, tmp_path):
     with pytest.raises(InputError, match="values that are not finite"):
         encode_corpus(broken, collection, tmp_path / "e")
     assert not list((tmp_path / "e").glob("*.npy"))
+
+
+def test_values_beyond_float16(model, collection, tmp_path):
+    config = dataclasses.replace(model.config, similarity="dot")
+    large = jax.tree.map(lambda x: x, model.params)
+    last = large["shared"]["backbone"][f"layer_{config.backbone.num_layers - 1}"]
+    last["mlp_norm"]["scale"] = last["mlp_norm"]["scale"] * 1e6
+    model = model._replace(config=config, params=large)
+    with pytest.raises(InputError, match="at most 65504, float16's largest"):
+        encode_corpus(model, collection, tmp_path / "e", dtype="float16")
+    encoded = encode_corpus(model, collection, tmp_path / "f")
+    assert np.abs(encoded.open()[0]).max() > 65504
 
 
 def test_no_recompilation_after_warm_up(model):

@@ -29,6 +29,7 @@ from jaxir.nn.t5 import T5Config
 from jaxir.pq.model import JpqConfig
 from jaxir.rank.model import CrossEncoderConfig, RankT5Config
 from jaxir.rank.task import RankLoss
+from jaxir.sparse.model import SparseConfig
 from jaxir.types import TokenBatch
 
 TINY = BertConfig(vocab_size=20, hidden_size=8, num_layers=1, num_heads=2)
@@ -37,6 +38,7 @@ CONFIGS = {
     "dense": DenseConfig(TINY),
     "hypencoder": HypencoderConfig(TINY, QNetSpec(8, (12, 8))),
     "jpq": JpqConfig(TINY, subvectors=2),
+    "sparse": SparseConfig(TINY, special_ids=(0, 1)),
     "rank_t5": RankT5Config(TINY_T5, target_id=7),
     "rank_bert": CrossEncoderConfig(TINY),
     "t5": TINY_T5,
@@ -65,7 +67,7 @@ def test_a_row_is_complete(kind):
     assert jax.tree.structure(params) == jax.tree.structure(again)
 
 
-@pytest.mark.parametrize("kind", ["dense", "hypencoder"])
+@pytest.mark.parametrize("kind", ["dense", "hypencoder", "sparse"])
 def test_what_is_encoded_apart_matches(kind):
     row, config = family(kind), CONFIGS[kind]
     params = row.init(config, jax.random.key(0))

@@ -3,7 +3,9 @@
 import errno
 import gzip
 import os
+import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -210,7 +212,54 @@ def test_a_link_to_a_directory_keeps_pointing_at_what_is_written(tmp_path):
     assert only(tmp_path / "big") == ["index"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it takes two steps")
+def test_a_directory_is_exchanged_in_one_step(tmp_path, monkeypatch):
+    place = tmp_path / "index"
+    with files.atomic_directory(place) as folder:
+        (folder / "one").write_text("")
+    monkeypatch.setattr(os, "replace", None)  # which would leave a moment without
+    with files.atomic_directory(place) as folder:
+        (folder / "two").write_text("")
+    assert only(place) == ["two"]
+    assert only(tmp_path) == ["index"]
+
+
+@pytest.mark.parametrize("system", ["linux", "darwin", "musl", "a disk that cannot"])
+def test_a_directory_is_replaced_where_it_cannot_be_exchanged(
+    tmp_path, monkeypatch, system
+):
+    library = SimpleNamespace(renameat2=lambda *args: -1)
+    if system == "musl":
+        library = SimpleNamespace()
+    monkeypatch.setattr(files.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(sys, "platform", "darwin" if system == "darwin" else "linux")
+    test_directory_replaces_as_a_whole(tmp_path)
+
+
+def test_the_directory_one_is_in(tmp_path, monkeypatch):
+    (tmp_path / "index").mkdir()
+    monkeypatch.chdir(tmp_path / "index")
+    with files.locked("."), files.atomic_directory(".") as folder:
+        (folder / "new").write_text("")
+        assert (tmp_path / ".index.lock").is_file()
+    assert only(tmp_path) == ["index"]
+    assert only(tmp_path / "index") == ["new"]
+
+
+def test_a_link_has_the_lock_of_what_it_points_at(tmp_path):
+    (tmp_path / "index").mkdir()
+    (tmp_path / "link").symlink_to("index")
+    with (
+        files.claimed(tmp_path / "index"),
+        pytest.raises(InputError, match="link: is being written already"),
+        files.claimed(tmp_path / "link"),
+    ):
+        pass
+    assert only(tmp_path) == ["index", "link"]
+
+
 def test_a_directory_that_cannot_be_moved_in_leaves_the_old(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_exchanged", lambda *args: False)
     place, replace = tmp_path / "d", os.replace
     place.mkdir()
     (place / "old").write_text("")

@@ -23,6 +23,7 @@ from jaxir.files import resource_directory
 from jaxir.hypencoder import load_hypencoder
 from jaxir.hyper.task import HyperLoss
 from jaxir.rank.task import RankLoss
+from jaxir.sparse.task import SparseLoss
 from jaxir.train.config import TrainConfig
 from jaxir.train.optimizers import OptimizerConfig
 from jaxir.validate import ValidationConfig
@@ -214,6 +215,49 @@ def test_rankt5_has_the_values_of_the_paper(name, steps, length):
         r"^MAX_LENGTH = (\d+)", whole_text(f"experiments/rankt5_{name}.gin"), re.M
     )
     assert lengths[-1] == str(length)
+
+
+def test_sparse_encoders_have_the_values_of_the_paper():
+    for name, batch, rate, steps, flops, length in (
+        ("pretrain", (48, 8), 5e-5, 150_000, 1e-7, 128),
+        ("msmarco", (40, 10), 2e-5, 50_000, 0.02, 256),
+    ):
+        optimizer, batches, loop, _ = seen(f"experiments/sparse_{name}.gin")
+        assert (optimizer.name, optimizer.learning_rate) == ("adamw", rate)
+        assert (optimizer.schedule, optimizer.clip_norm) == ("linear", None)
+        assert (batches.batch_size, batches.list_size) == batch
+        assert (loop.total_steps, loop.eval_every, loop.eval_first) == (
+            steps, 1.0, False,
+        )  # fmt: skip
+        losses = configured(SparseLoss)()
+        assert losses == SparseLoss(flops=flops, flops_warmup=losses.flops_warmup)
+        text = whole_text(f"experiments/sparse_{name}.gin")
+        assert re.findall(r"^DOC_LENGTH = (\d+)", text, re.M)[-1] == str(length)
+
+    optimizer, batches, loop, _ = seen("experiments/sparse_l0_msmarco.gin")
+    assert (batches.batch_size, batches.list_size) == (8 * 20, 2)
+    assert (optimizer.warmup, loop.total_steps) == (6000, 100_000)
+    losses = configured(SparseLoss)()
+    assert (losses.flops, losses.flops_warmup, losses.l0_threshold) == (
+        0.08, 40_000, 150,
+    )  # fmt: skip
+
+
+def test_the_switches_of_the_papers_ablations():
+    switches = (
+        "QUERY = 'binary'", "IDF = None", "FLOPS = 0.0", "FLOPS_WARMUP = 0",
+        "L0_THRESHOLD = 7", "KL = 0.0", "CONTRASTIVE = 1.0", "LEXICAL_PRIOR = True",
+    )  # fmt: skip
+    seen("experiments/sparse_small.gin", *switches)
+    losses = configured(SparseLoss)()
+    assert (losses.flops, losses.flops_warmup, losses.l0_threshold) == (0.0, 0, 7)
+    assert (losses.kl, losses.contrastive) == (0.0, 1.0)
+    assert losses.student_scale == 0.2
+    seen("experiments/sparse_siamese_small.gin")
+    assert configured(SparseLoss)().student_scale == 1.0
+    seen("experiments/sparse_contrastive_small.gin")
+    losses = configured(SparseLoss)()
+    assert (losses.kl, losses.contrastive, losses.candidates) == (0, 1, "negatives")
 
 
 @pytest.mark.parametrize("size", ["hard", "hard_small"])

@@ -31,10 +31,13 @@ LAYERS = [
         "bm25", "encode", "evaluate", "fit", "fuse", "hypencoder", "index", "index_job",
         "jpq", "label", "measures", "mine", "openers", "plots", "pq_change", "pq_index",
         "pretrain", "report", "rerank", "reranker", "run_directory", "scorers",
-        "search", "significance", "style", "tables", "validate",
+        "search", "shards", "significance", "sparse_bm25", "sparse_change",
+        "sparse_corpus", "sparse_encoder", "sparse_index", "sparse_query", "style",
+        "tables", "validate",
     },
     {"export"},
     {"serve"},
+    {"reproduce"},
     {"cli", "__main__"},
 ]  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}

@@ -66,9 +66,9 @@ def test_a_graph_is_added_and_replaced(tiny_collection, tmp_path):
     assert added == without.files
     graph = ["graph/neighbors.json", "graph/neighbors.npy"]
     assert sorted(set(with_graph.files) - set(without.files)) == graph
-    replaced = add_neighbors(index, 20, backend="faiss")  # more than there are
-    assert replaced.details["neighbors"] == 20
-    assert np.load(index / graph[1]).shape == (12, 20)
+    replaced = add_neighbors(index, 10**12, backend="faiss")  # more than there are
+    assert replaced.details["neighbors"] == 11
+    assert np.load(index / graph[1]).shape == (12, 11)
     assert load_model(index / "model").fingerprint == model.fingerprint
     whole = build_index(
         model, tiny_collection, tmp_path / "j", options=BuildOptions(neighbors=20)
@@ -148,6 +148,27 @@ def test_without_a_copy_of_the_model(make_tiny_model, tiny_collection, tmp_path)
     assert manifest.details["dtype"] == "float16"
 
 
+def test_the_folder_that_one_stands_in(tiny_collection, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert build_index("bm25", tiny_collection, ".").kind == "bm25"
+    assert [path.name for path in tmp_path.glob("*here*")] == ["here"]
+
+
+def test_where_its_model_is(tiny_model, tiny_collection, tmp_path, monkeypatch):
+    """An id stays one, and so do several folders."""
+    monkeypatch.chdir(tmp_path)
+    model = load_model(str(tiny_model))
+    for given, noted in {
+        "hf:who/what": "hf:who/what",
+        "dpr:question,context": "dpr:question,context",
+        "here": str(tmp_path / "here"),
+    }.items():
+        named = model._replace(path=given)
+        manifest = build_index(named, tiny_collection, tmp_path / "i")
+        assert manifest.details["model_path"] == noted
+
+
 def test_bm25(tiny_collection, tmp_path):
     options = BuildOptions(bm25=Bm25Config(k1=1.2))
     manifest = build_index("bm25", tiny_collection, tmp_path / "i", options=options)
@@ -187,6 +208,25 @@ def test_mistakes(make_tiny_model, tiny_collection, tmp_path):
     model = make_tiny_model()
     with pytest.raises(InputError, match="kind: 'tree'; expected one of bm25, dense"):
         build_index(model, tiny_collection, tmp_path / "i", kind="tree")
+    for given, told in {
+        "max_length": "given for BM25, which cuts and encodes nothing",
+        "batch_tokens": "given for BM25, which cuts and encodes nothing",
+    }.items():
+        with pytest.raises(InputError, match=f"{given}: {told}"):
+            build_index(
+                "bm25", tiny_collection, tmp_path / "i",
+                options=BuildOptions(**{given: 8}),
+            )  # fmt: skip
+    with pytest.raises(InputError, match="self_contained: False for an index that no"):
+        build_index(
+            "bm25", tiny_collection, tmp_path / "i",
+            options=BuildOptions(self_contained=False),
+        )  # fmt: skip
+    with pytest.raises(InputError, match="dtype: 'float16' for BM25"):
+        build_index(
+            "bm25", tiny_collection, tmp_path / "i",
+            options=BuildOptions(dtype="float16"),
+        )  # fmt: skip
     with pytest.raises(InputError, match="kind: 'bm25' with a model of kind 'dense'"):
         build_index(model, tiny_collection, tmp_path / "i", kind="bm25")
     with pytest.raises(InputError, match="not an index stands here"):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxir.data.collection import open_collection
+from jaxir.data.list_scores import ScoreFile, is_score_file
 from jaxir.data.lists import TrainingList, read_lists, write_lists
 from jaxir.errors import InputError
 from jaxir.label import (
@@ -11,6 +12,7 @@ from jaxir.label import (
     label,
     label_lists,
     load_teacher,
+    load_teachers,
     make_teacher,
 )
 
@@ -117,6 +119,8 @@ def test_resume_is_uninterrupted(collection, tmp_path):
         ({"normalization": "l2"}, "normalization: 'l2'; expected one of min-max"),
         ({"weights": [1.0, 2.0]}, "weights: 2 for 1 teachers"),
         ({"weights": [0.0]}, "weights: .*; expected at least 0, and not all 0"),
+        ({"weights": [float("inf")]}, "weights: .*; expected at least 0, and not all"),
+        ({"scale": float("nan")}, "scale: nan; expected a finite number above 0"),
         ({"first": "worst"}, "first: 'worst'; expected one of kept, best"),
         ({"batch_size": 0}, "batch_size: 0; expected at least 1"),
         ({"lists": [LISTS[0]._replace(query_id="x")]}, "query 'x' is not in the coll"),
@@ -142,10 +146,14 @@ def test_mistakes(collection, changes, message):
 
 def test_output_over_input(collection, tmp_path):
     write_lists(tmp_path / "lists.jsonl", LISTS)
-    with pytest.raises(InputError, match="the file that is read; expected another"):
-        label_lists(
-            [by_length], tmp_path / "lists.jsonl", collection, tmp_path / "lists.jsonl"
-        )
+    for teachers, output in (
+        ([by_length], "lists.jsonl"),
+        ([ScoreFile(tmp_path / "scored.jsonl")], "scored.jsonl"),
+    ):
+        with pytest.raises(InputError, match="the file that is read; expected another"):
+            label_lists(
+                teachers, tmp_path / "lists.jsonl", collection, tmp_path / output
+            )
 
 
 def test_a_kind_that_cannot_teach(monkeypatch):
@@ -158,3 +166,110 @@ def test_a_kind_that_cannot_teach(monkeypatch):
     monkeypatch.setattr(reranker, "load_model", lambda spec: model)
     with pytest.raises(InputError, match="somewhere: a model of kind 'hyper', which"):
         load_teacher("somewhere")
+
+
+# Files of scores ---------------------------------------------------------------
+
+
+@pytest.fixture
+def scored(collection, tmp_path):
+    """The lists, as a teacher that led with its best has labelled them."""
+    path = tmp_path / "scored.jsonl"
+    labelled = label([by_shared_words], LISTS, collection, first="best")
+    write_lists(path, labelled)
+    return path
+
+
+def test_a_file_is_the_teacher_that_wrote_it(collection, scored):
+    """Also where it has lists between, and documents in another order."""
+    mixed = {"weights": [2.0, 1.0], "scale": 30.0}
+    for lists in (LISTS, LISTS[::2], [LISTS[0]._replace(doc_ids=LISTS[0].doc_ids)]):
+        models = label([by_length, by_shared_words], lists, collection, **mixed)
+        files = label([by_length, ScoreFile(scored)], lists, collection, **mixed)
+        assert list(files) == list(models)
+    fewer = LISTS[0]._replace(doc_ids=("bread1", "river0"), labels=(1.0, 0.0))
+    alone = list(label([ScoreFile(scored)], [fewer], collection))
+    assert alone == list(label([by_shared_words], [fewer], collection))
+
+
+def test_files_are_read_along_when_work_goes_on(collection, scored, tmp_path):
+    source = tmp_path / "lists.jsonl"
+    write_lists(source, LISTS)
+    whole = [by_length, ScoreFile(scored)]
+    label_lists(whole, source, collection, tmp_path / "a")
+    calls = []
+
+    def failing(queries, docs):
+        calls.append(len(queries))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return by_length(queries, docs)
+
+    stopped = [failing, ScoreFile(scored)]
+    with pytest.raises(KeyboardInterrupt):
+        label_lists(stopped, source, collection, tmp_path / "b", batch_size=1)
+    label_lists(stopped, source, collection, tmp_path / "b", batch_size=1)
+    assert len(calls) == 4
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        (LISTS[1:], r"scored.jsonl: no scores of query 'q-river-train'; expected"),
+        (LISTS[::-1], r"no scores of query 'q-bread-train'; .* in their order"),
+        (
+            [LISTS[0]._replace(doc_ids=("river0", "bread1", "bread2")), *LISTS[1:]],
+            "no score of document 'engine2' for query 'q-river-train'",
+        ),
+        ([LISTS[0], *LISTS], None),
+    ],
+)
+def test_a_file_that_lacks_scores(lists, message, collection, tmp_path):
+    write_lists(tmp_path / "lists.jsonl", LISTS)
+    labelled = label([by_length], lists, collection)
+    write_lists(tmp_path / "scored.jsonl", labelled)
+
+    def run():
+        teachers = [_never, ScoreFile(tmp_path / "scored.jsonl")]
+        label_lists(teachers, tmp_path / "lists.jsonl", collection, tmp_path / "out")
+
+    if message is None:  # more than enough: work begins
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    else:  # before any work
+        with pytest.raises(InputError, match=message):
+            run()
+    assert not (tmp_path / "out").exists()
+
+
+def _never(queries, docs):
+    raise KeyboardInterrupt
+
+
+def test_a_file_without_scores_or_with_no_numbers(collection, scored, tmp_path):
+    write_lists(tmp_path / "bare.jsonl", LISTS)
+    with pytest.raises(
+        InputError, match=r"bare.jsonl:1: no scores in the list of 'q-r"
+    ):
+        list(label([ScoreFile(tmp_path / "bare.jsonl")], LISTS, collection))
+    lines = scored.read_text().splitlines()
+    lines[1] = lines[1].replace('"score": 1.0', '"score": NaN')
+    scored.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"scored.jsonl:2: 'score' is nan; expected a"):
+        list(label([ScoreFile(scored)], LISTS, collection))
+
+
+def test_files_are_teachers_by_their_bytes(scored, make_tiny_model, tmp_path):
+    from jaxir.checkpoints.model_dir import save_model
+
+    save_model(tmp_path / "model", make_tiny_model())
+    teachers, identity = load_teachers([tmp_path / "model", scored])
+    assert teachers[1] == ScoreFile(scored)
+    _, turned = load_teachers([scored, tmp_path / "model"])
+    scored.write_text(scored.read_text() + "\n")
+    _, changed = load_teachers([tmp_path / "model", scored])
+    assert len({identity, turned, changed}) == 3
+    assert not is_score_file(tmp_path / "model")
+    with pytest.raises(InputError, match=r"none\.jsonl: no such file; exp"):
+        load_teachers([tmp_path / "none.jsonl"])

@@ -120,6 +120,66 @@ def test_rescoring_reorders_and_scores_every_item(example):
         assert list(item.scores[1:]) == sorted(item.scores[1:], reverse=True)
 
 
+@pytest.mark.parametrize("per", ["positive", "query"])
+@pytest.mark.parametrize("rescored", [False, True])
+def test_positives_that_are_not_found_are_left_out(example, per, rescored):
+    """The consistency filter, by the rank of each positive in the whole order."""
+    searcher, collection, vectors = example
+    rescore = _rescore_by(vectors) if rescored else None
+    top = 12
+    config = MineConfig(
+        num_negatives=3, per=per, consistent_top=top, range_max=39 if rescored else None
+    )
+    lists = mine(searcher, collection, "train", config=config, rescore=rescore)
+    found = {}
+    for item in lists:
+        positives = item.doc_ids[: sum(label > 0 for label in item.labels)]
+        found.setdefault(item.query_id, set()).update(positives)
+        assert not any(item.labels[len(positives) :])
+    queries, qrels = collection.queries("train"), collection.qrels("train")
+    docs = [f"d{i}" for i in range(40)]
+    expected, lost = {}, 0
+    for query_id, judged in qrels.items():
+        scores = {
+            doc: vectors[queries[query_id]] @ vectors[f"doc {doc[1:]}"] for doc in docs
+        }
+        best = sorted(docs, key=lambda doc: scores[doc], reverse=not rescored)[:top]
+        kept = {doc for doc, grade in judged.items() if grade > 0 and doc in best}
+        lost += sum(grade > 0 for grade in judged.values()) - len(kept)
+        if kept:
+            expected[query_id] = kept
+    assert found == expected
+    assert 0 < len(expected) < len(qrels)
+    assert lost > 0
+
+
+def test_left_out_positives_are_counted_and_never_negatives(example, tmp_path):
+    searcher, collection, _ = example
+    config = MineConfig(num_negatives=30, consistent_top=10)
+    report = mine_lists(searcher, collection, "train", tmp_path / "a", config=config)
+    lists = list(read_lists(tmp_path / "a"))
+    qrels = collection.qrels("train")
+    judged = {q: {d for d, g in docs.items() if g > 0} for q, docs in qrels.items()}
+    kept = sum(label > 0 for item in lists for label in item.labels)
+    assert report.dropped == {"consistent_top": sum(map(len, judged.values())) - kept}
+    assert report.without == 10 - len({item.query_id for item in lists}) > 0
+    assert report.queries == 10
+    for item in lists:
+        assert not judged[item.query_id] & set(item.doc_ids[1:])
+    with pytest.raises(InputError, match="consistent_top: 0; expected at least 1"):
+        list(mine(searcher, collection, "train", config=MineConfig(consistent_top=0)))
+
+
+def test_a_lost_positive_sets_no_margin(example):
+    """Where it scores -inf a relative margin would drop every candidate."""
+    searcher, collection, _ = example
+    config = MineConfig(num_negatives=1, relative_margin=0.05, consistent_top=3)
+    lists = list(mine(searcher, collection, "train", config=config))
+    plain = MineConfig(num_negatives=1, relative_margin=0.05, range_max=3)
+    with_all = {i.query_id for i in mine(searcher, collection, "train", config=plain)}
+    assert {item.query_id for item in lists} - with_all
+
+
 def test_resume_is_uninterrupted(example, tmp_path):
     searcher, collection, _ = example
     config = MineConfig(batch_size=2, max_score=0.9)

@@ -7,6 +7,7 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+NEEDS = {"export_and_serve.ipynb": ("flatbuffers", "starlette", "uvicorn")}
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 
 
@@ -40,6 +41,8 @@ def test_runs(path, minilm_path, tmp_path, monkeypatch):
     """In a kernel of its own, as its reader's: one device, no import hook."""
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
+    for package in NEEDS.get(path.name, ()):
+        pytest.importorskip(package)
     monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):  # nothing in the reader's home

@@ -42,6 +42,7 @@ def batch_of(seed=0, padded=True) -> RankBatch:
 def scores_of(seed=1):
     scores = np.random.default_rng(seed).normal(size=(B, B * L)).astype(np.float32)
     parts = {"all": scores, "first": scores[:, ::L], "own": own_rows(scores)}
+    parts["negatives"] = scores
     asked = []
 
     def score(name):
@@ -57,6 +58,13 @@ def own_rows(scores):
 
 def infonce(scores, right, allowed):
     return np.log(np.exp(scores[allowed]).sum()) - scores[right]
+
+
+def negatives_and(query, where):
+    """Every list but its first document, and the query's own first."""
+    allowed = where.copy()
+    allowed[np.arange(B) != query, 0] = False
+    return allowed.reshape(-1)
 
 
 def margins(own, batch):
@@ -94,6 +102,7 @@ def test_every_term_by_hand(candidates):
         allowed, right = {
             "all": (where.reshape(-1), q * L),
             "first": (np.ones(B, bool), q),
+            "negatives": (negatives_and(q, where), q * L),
             "own": (where[q], 0),
         }[candidates]
         each.append(infonce(parts[candidates][q] / 0.7, right, allowed))
@@ -107,7 +116,8 @@ def test_every_term_by_hand(candidates):
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
     np.testing.assert_allclose(total, sum(expected.values()), rtol=1e-5)
     # The own block of what is there already is not scored once more.
-    assert asked == (["all"] if candidates == "all" else [candidates, "own"])
+    whole = candidates in ("all", "negatives")
+    assert asked == ([candidates] if whole else [candidates, "own"])
 
 
 def test_the_contrast_alone_asks_for_no_more():
@@ -128,6 +138,25 @@ def test_metrics_tell_the_candidates_apart():
     np.testing.assert_allclose(metrics["positive_score"], np.diag(first).mean(), 1e-5)
     others = first[~np.eye(B, dtype=bool)]
     np.testing.assert_allclose(metrics["negative_score"], others.mean(), rtol=1e-4)
+
+
+def test_what_others_judged_is_no_negative_either():
+    """Not their first document alone: every positive of another list."""
+    batch, (score, parts, _) = batch_of(padded=False), scores_of()
+    batch = batch._replace(labels=batch.labels.at[1, 2].set(1.0))
+    losses = RetrievalLoss(temperature=1.0, candidates="negatives")
+    total, _ = retrieval_loss(losses, batch, score)
+    each = []
+    for q in range(B):
+        rivals = negatives_and(q, np.asarray(batch.where))
+        rivals[[q * L, L + 2]] = False
+        rights = [q * L, L + 2] if q == 1 else [q * L]
+        scores = parts["all"][q]
+        rest = np.exp(scores[rivals]).sum()
+        each.append(
+            np.mean([np.log(np.exp(scores[r]) + rest) - scores[r] for r in rights])
+        )
+    np.testing.assert_allclose(total, np.mean(each), rtol=1e-5)
 
 
 def test_no_gradient_through_the_metrics_and_none_from_padding():

@@ -95,7 +95,6 @@ def test_parts_of_real_texts_are_the_whole(t5, shared_data, name, template):
 
 @pytest.mark.shared
 @settings(
-    deadline=None,
     max_examples=300,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -181,7 +180,7 @@ def test_the_document_gives_way_and_then_the_query(tiny):
     assert form.join(query[:0], doc, 18).cut == 1
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     query=st.integers(0, 9),
     doc=st.integers(0, 9),

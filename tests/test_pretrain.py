@@ -5,15 +5,17 @@ import json
 import jax
 import numpy as np
 import pytest
+from tiny_rerankers import bert_tokenizer
 from tiny_rerankers import t5_tokenizer as make_t5_tokenizer
 
 from jaxir import fit, pretrain
-from jaxir.checkpoints.model_dir import load_model
+from jaxir.checkpoints.masked_lm import export_masked_lm
+from jaxir.checkpoints.model_dir import load_model, model_from_parts
 from jaxir.cli.config import configured_run, parse_gin
 from jaxir.data.masking import MaskConfig
 from jaxir.data.spans import SpanConfig
 from jaxir.errors import InputError
-from jaxir.lm.masked import MaskedLMConfig
+from jaxir.lm.masked import MaskedLMConfig, init_params
 from jaxir.nn.bert import BertConfig
 from jaxir.nn.t5 import T5Config
 from jaxir.train.config import TrainConfig
@@ -120,6 +122,31 @@ def test_an_encoder_gets_a_head(tiny_model):
     two = model._replace(kind="dense", params={"query": {}, "doc": {}})
     with pytest.raises(InputError, match="a bi-encoder of two towers"):
         pretrain.masked_lm_of(two)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_of_hugging_face_is_kept(tied, tmp_path):
+    tokenizer = bert_tokenizer(tmp_path)
+    backbone = BertConfig(
+        vocab_size=tokenizer.vocab_size, hidden_size=16, num_layers=1, num_heads=2,
+        intermediate_size=32, max_positions=32,
+    )  # fmt: skip
+    config = MaskedLMConfig(backbone, tied)
+    params = jax.tree.map(np.asarray, init_params(config, jax.random.key(3)))
+    model = model_from_parts("masked_lm", config, params, tokenizer)
+    folder = tmp_path / "theirs"
+    export_masked_lm(config, model.params, folder)
+    tokenizer.save(folder)
+    read = pretrain.load_masked_lm(str(folder))
+    assert read.config == config
+    assert read.fingerprint == model.fingerprint
+    # What has no head of its own gets a fresh one, of the seed.
+    data = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(data | {"architectures": ["BertModel"]})
+    )
+    fresh = pretrain.load_masked_lm(str(folder), seed=3)
+    assert fresh.fingerprint != model.fingerprint
 
 
 def test_mistakes(t5_tokenizer, tiny_model, tiny_collection, tmp_path):

@@ -7,18 +7,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_hypencoders import tiny_hypencoder
+from tiny_jpq import tiny_jpq_index
+from tiny_pq import trained
 from tiny_rerankers import bert_tokenizer, tiny_reranker
+from tiny_sparse import tiny_sparse
 
+from jaxir.checkpoints.model_dir import load_model, save_model
+from jaxir.cli.main import main
 from jaxir.data.collection import open_collection
-from jaxir.encode import encode_texts
+from jaxir.data.formats import read_run
+from jaxir.encode import as_bi_encoder, encode_texts
 from jaxir.errors import InputError
 from jaxir.hyper.qnet import apply
+from jaxir.index import BuildOptions, build_index
+from jaxir.index_job import PqOptions
 from jaxir.label import label, make_teacher
+from jaxir.pq.codec import quantize, reconstruct
+from jaxir.pq.model import assigning_codec, searching_codec
 from jaxir.rank.score import PairScorer
-from jaxir.reranker import Reranker
-from jaxir.scorers import SCORERS, bi_encoder_scorer, make_scorer, scores_identity
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+from jaxir.reranker import Reranker, load_scoring_model
+from jaxir.scorers import (
+    SCORERS,
+    bi_encoder_scorer,
+    make_scorer,
+    scores_identity,
+    sparse_scorer,
+)
 
 QUERIES = ["rivers to the sea", "yeast"]
 DOCS = [["banks of clay", "bread", "wheels of steel"], ["bread"]]
@@ -61,6 +75,85 @@ def test_hypencoder_is_its_q_net(tmp_path, num_vectors):
     assert [len(scores) for scores in scorer(QUERIES, [[], []])] == [0, 0]
 
 
+@pytest.mark.parametrize("kind", ["idf", "binary", "encoder"])
+@pytest.mark.parametrize("keep", [2, 50])
+def test_sparse_encoder_is_the_product_of_its_weights(kind, keep, tmp_path):
+    model = tiny_sparse(tmp_path, query=kind)
+    scorer = sparse_scorer(model, keep=keep)
+    for _ in range(2):
+        found = zip(scorer(QUERIES, DOCS), products(model), strict=True)
+        for scores, expected in found:
+            assert np.all(expected >= 0)
+            np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    many = scorer(QUERIES * 40, DOCS * 40)  # more than are encoded together
+    assert np.any(np.concatenate(many))
+    for scores, expected in zip(many, products(model) * 40, strict=True):
+        np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    assert [len(scores) for scores in scorer(QUERIES, [[], ["bread"]])] == [0, 1]
+
+
+def test_a_sparse_encoder_keeps_what_is_not_zero(tmp_path, monkeypatch):
+    from jaxir import scorers
+
+    model, kept = tiny_sparse(tmp_path), []
+    remember = scorers._remember
+
+    def seen(store, *others):
+        known = remember(store, *others)
+        kept.extend(known.values())
+        return known
+
+    monkeypatch.setattr(scorers, "_remember", seen)
+    make_scorer(model)(QUERIES, DOCS)
+    dense = encode_texts(model, ["bread"], side="doc")[0]
+    sizes = [len(tokens) for tokens, _ in kept]
+    assert (dense > 0).sum() in sizes
+    assert max(sizes) < len(dense)
+    assert all(np.all(weights > 0) for _, weights in kept)
+
+
+@pytest.fixture
+def jpq_index(dense, tiny_collection, tmp_path):
+    return tiny_jpq_index(dense, tiny_collection, tmp_path / "index")
+
+
+def test_jpq_is_what_trained_centroids_make_of_real_codes(jpq_index, monkeypatch):
+    model = trained(load_model(jpq_index / "model"))
+    towers = as_bi_encoder(model)
+    queries = encode_texts(towers, QUERIES, side="query")
+    monkeypatch.setattr("jaxir.scorers.CODED", 2)  # more than go through together
+    found = make_scorer(model, role="teacher")(QUERIES, DOCS)
+    params = jax.tree.map(jnp.asarray, model.params)
+    for query, docs, scores in zip(queries, DOCS, found, strict=True):
+        vectors = jnp.asarray(encode_texts(towers, docs, side="doc"))
+        codes = quantize(assigning_codec(params), vectors)
+        rebuilt = reconstruct(searching_codec(params), codes)
+        np.testing.assert_allclose(scores, rebuilt @ query, atol=1e-5)
+        assert np.abs(scores - vectors @ query).max() > 1e-3  # not the vectors'
+    scorer = make_scorer(model)
+    assert [len(scores) for scores in scorer(QUERIES, [[], ["bread"]])] == [0, 1]
+
+
+def test_jpq_scores_as_its_index_does(jpq_index, tiny_collection, tmp_path):
+    """Reranking what a search of all documents found changes nothing."""
+    save_model(tmp_path / "jpq", trained(load_model(jpq_index / "model")))
+    place = str(tmp_path / "jpq")
+    assert load_scoring_model(place, changes={"query_length": 9}).config.query_length
+    options = BuildOptions(pq=PqOptions(codes=jpq_index))
+    build_index(place, None, tmp_path / "new", options=options)
+    first, second = tmp_path / "first.trec", tmp_path / "second.trec"
+    queries = f"{tiny_collection}:test"
+    words = ["--queries", queries, "--output", str(first), "--k", "12"]
+    assert main(["search", "--index", str(tmp_path / "new"), *words]) == 0
+    words = ["--run", str(first), "--collection", queries, "--output", str(second)]
+    assert main(["rerank", "--model", place, *words]) == 0
+    searched, reranked = read_run(first), read_run(second)
+    assert reranked.keys() == searched.keys()
+    for query, found in searched.items():
+        assert len(found) == 12
+        assert reranked[query] == pytest.approx(found, abs=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["encdec", "bert"])
 def test_cross_encoder_is_its_pair_scorer(kind, tmp_path):
     model = tiny_reranker(kind, tmp_path)
@@ -100,7 +193,7 @@ def test_batches_of_no_tokens_say_so(dense):
             make_scorer(dense, batch_tokens=count)
 
 
-@pytest.mark.parametrize("kind", ["dense", "hypencoder", "bert"])
+@pytest.mark.parametrize("kind", ["dense", "hypencoder", "bert", "sparse"])
 def test_scores_that_are_not_finite(kind, dense, tmp_path):
     """A document of a word that is no number, among others, ranks nothing."""
     model = dense
@@ -108,6 +201,8 @@ def test_scores_that_are_not_finite(kind, dense, tmp_path):
         model = tiny_hypencoder(tmp_path)
     elif kind == "bert":
         model = tiny_reranker(kind, tmp_path)
+    elif kind == "sparse":
+        model = tiny_sparse(tmp_path, tied=False)  # the decoder has numbers
     (steel,) = model.tokenizer.pieces(["steel"])[0]
 
     def broken(path, leaf):
@@ -123,6 +218,18 @@ def test_scores_that_are_not_finite(kind, dense, tmp_path):
         scorer(QUERIES, DOCS)
     with pytest.raises(InputError, match="the score nan of "):
         Reranker(model._replace(params=params)).rank(QUERIES[0], DOCS[0])
+
+
+@pytest.mark.parametrize("side", ["query", "doc"])
+def test_jpq_does_not_hide_in_codes_what_is_not_finite(jpq_index, side):
+    model = load_model(jpq_index / "model")
+    broken = jax.tree.map(lambda x: np.full_like(x, np.nan), model.params[side])
+    model = model._replace(params=model.params | {side: broken}, path="models/m")
+    said = "models/m: a vector of 'banks of clay' that is not finite; expected a finite"
+    if side == "query":
+        said = "models/m: the score nan of 'banks of clay' for 'rivers to the sea'"
+    with pytest.raises(InputError, match=said):
+        make_scorer(model)(QUERIES, DOCS)
 
 
 def test_what_scores_depend_on(dense, tmp_path):

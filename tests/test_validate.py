@@ -17,8 +17,6 @@ from jaxir.rerank import rerank
 from jaxir.search import open_index
 from jaxir.validate import ValidationConfig, make_validation
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture
 def collection(tiny_collection):

@@ -1,8 +1,10 @@
-"""The smallest backbone of the checkpoint tests, over a vocabulary given as words."""
+"""The smallest vocabulary and backbone of the checkpoint tests."""
 
 from jaxir.nn.bert import BertConfig
 
-__all__ = ["tiny_backbone"]
+__all__ = ["WORDS", "tiny_backbone"]
+
+WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a river of clay engine bread"
 
 
 def tiny_backbone(words: str) -> BertConfig:

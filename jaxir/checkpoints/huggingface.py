@@ -30,6 +30,7 @@ __all__ = [
     "backbone_weights",
     "export_backbone",
     "load_backbone",
+    "modern_name",
     "write_tokenizer_config",
 ]
 
@@ -222,7 +223,7 @@ def backbone_params(
     Raises:
       InputError: there is no encoder, or names and shapes do not fit.
     """
-    modern = {_modern(name): array for name, array in weights.items()}
+    modern = {modern_name(name): array for name, array in weights.items()}
     landmark = "embeddings.word_embeddings.weight"
     found = [name for name in modern if name.endswith(landmark)]
     if len(found) != 1:
@@ -256,7 +257,7 @@ def backbone_rules(
     return rules, [re.escape(inside) + pattern for pattern in unused]
 
 
-def _modern(name: str) -> str:
+def modern_name(name: str) -> str:
     """TensorFlow's names of norms, which bert-base-uncased still carries."""
     name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
     return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)

@@ -17,6 +17,8 @@ from jaxir.checkpoints.sentence_transformers import (
     load_plain_encoder,
     load_sentence_transformer,
 )
+from jaxir.checkpoints.sparse import load_sparse
+from jaxir.checkpoints.sparse_layout import is_sparse
 from jaxir.checkpoints.t5_huggingface import is_t5, load_t5
 from jaxir.checkpoints.t5x import load_t5x
 from jaxir.errors import InputError
@@ -141,6 +143,11 @@ def _hypencoder(directory: Path, spec: str) -> Imported:
     return Imported("hypencoder", *load_hypencoder(directory), directory)
 
 
+def _sparse(directory: Path, spec: str) -> Imported:
+    del spec
+    return Imported("sparse", *load_sparse(directory))
+
+
 def _rank_t5(directory: Path, spec: str) -> Imported:
     del spec
     return Imported("rank_t5", *load_rank_t5(directory), directory)
@@ -169,6 +176,7 @@ _SCHEMES: dict[str, Callable[[str], Imported]] = {
 _FOLDERS: tuple[tuple[Callable[[Path], bool], Callable[[Path, str], Imported]], ...] = (
     (is_jpq, _jpq_folder),
     (is_cross_encoder, _cross_encoder),
+    (is_sparse, _sparse),
     (is_sentence_transformer, _sentence_transformer),
     (is_hypencoder, _hypencoder),
     (is_rank_t5, _rank_t5),

@@ -231,8 +231,9 @@ def load_model(
     a folder             ours (``model.json``), sentence-transformers
                          (``modules.json``), or Hugging Face's: a T5 (kind ``t5``),
                          a sequence classifier with one label (``rank_bert``), a
-                         Hypencoder of its authors (``hypencoder``), or a bare BERT,
-                         RoBERTa or DistilBERT (``dense``)
+                         Hypencoder of its authors (``hypencoder``), a SPLADE or one
+                         of OpenSearch's (``sparse``), or a bare BERT, RoBERTa or
+                         DistilBERT (``dense``)
     ``hf:ID``            the same, from the Hugging Face hub or its cache
     ``dpr:Q,C``          DPR's question and context encoders, folders or ``hf:ID``
     ``jpq:Q,D``          JPQ's query and document encoders, likewise (kind ``jpq``)

@@ -36,6 +36,9 @@ __all__ = [
     "load_dpr",
     "load_plain_encoder",
     "load_sentence_transformer",
+    "prompt_of",
+    "read_length",
+    "template_of",
 ]
 
 _QUERY_LENGTH = 64  # where nothing says how long a query may be; few exceed it
@@ -111,15 +114,15 @@ def load_sentence_transformer(spec: str | os.PathLike) -> ImportedDense:
         tower["projection"] = projection
         fields["projection_size"] = int(projection["bias"].shape[0])
         fields["projection_activation"] = activation
-    length = _read_length(folder, backbone.max_length)
+    length = read_length(folder, backbone.max_length)
     settings = _read_settings(directory)
     config = DenseConfig(
         backbone=backbone,
         similarity=_read_similarity(directory, settings, "Normalize" in modules),
         query_length=length,
         doc_length=length,
-        query_template=_template(settings, "query"),
-        doc_template=_template(settings, "doc"),
+        query_template=template_of(settings, "query"),
+        doc_template=template_of(settings, "doc"),
         **fields,
     )
     return ImportedDense(config, {"shared": tower}, folder)
@@ -240,7 +243,7 @@ def _read_projection(folder: Path, backbone: Any) -> tuple[dict[str, Any], str]:
     return kept, _ACTIVATIONS[activation]
 
 
-def _read_length(folder: Path, longest: int) -> int:
+def read_length(folder: Path, longest: int) -> int:
     """``max_seq_length``, from whichever file of whichever version states it."""
     for name, key in (
         ("sentence_bert_config.json", "max_seq_length"),
@@ -279,7 +282,7 @@ def _read_similarity(
     return "cosine" if normalized else _SIMILARITIES[name]
 
 
-def _template(settings: Mapping[str, Any], side: str) -> str:
+def template_of(settings: Mapping[str, Any], side: str) -> str:
     """The prompt that sentence-transformers puts before this side's texts."""
     prompts = settings.get("prompts") or {}
     names = (*_PROMPT_NAMES[side], settings.get("default_prompt_name"))
@@ -288,7 +291,7 @@ def _template(settings: Mapping[str, Any], side: str) -> str:
     return prompt.replace("{", "{{").replace("}", "}}") + "{text}"
 
 
-def _prompt(template: str, where: str) -> str:
+def prompt_of(template: str, where: str) -> str:
     """The prompt of a template that only puts something before the text."""
     prompt, _, rest = template.partition("{text}")
     if rest:
@@ -324,8 +327,8 @@ def export_sentence_transformer(
         found = f"a projection with {config.projection_activation!r}"
         raise InputError(directory, found, " or ".join(_ACTIVATIONS.values()))
     prompts = {
-        "query": _prompt(config.query_template, "query_template"),
-        "document": _prompt(config.doc_template, "doc_template"),
+        "query": prompt_of(config.query_template, "query_template"),
+        "document": prompt_of(config.doc_template, "doc_template"),
     }
     # Its files say no more than one length.
     length = max(config.query_length, config.doc_length)

@@ -4,13 +4,16 @@
   jaxir bench encode --json
   jaxir bench hyper-graph --index I --queries C:split --output figure.svg
   jaxir bench limit --queries C:split --output figure.svg
+  jaxir bench sparse-study --index I1 I2 --queries C:split --output figure.svg
   jaxir bench --list
 
 A line a case.  ``ratio`` is the peer's time over ours, so above 1 is faster than the
-peer: the median over alternating pairs.  A peer that is not installed is named and
-left out.  Two of them study data of yours and draw a figure: hyper-graph varies the
-settings of a graph search (quality, time and documents scored of each), limit counts
-the queries whose relevant documents free vectors and free q-nets can put first.
+peer: the median over alternating pairs; ``cpu ratio`` is that of processor times.  A
+peer that is not installed is named and left out.  Three of them study data of yours and
+draw a figure: hyper-graph varies the settings of a graph search (quality, time and
+documents scored of each), limit counts the queries whose relevant documents free
+vectors and free q-nets can put first, sparse-study compares sparse indexes (quality,
+cost, and which tokens weigh).
 """
 
 import argparse
@@ -32,8 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="list the names and stop")
     parser.add_argument("--quick", action="store_true", help="smaller cases")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    group = parser.add_argument_group("hyper-graph or limit over data of yours")
-    group.add_argument("--index", help="hyper-graph: of a Hypencoder, with neighbors")
+    group = parser.add_argument_group("a study of data of yours")
+    group.add_argument(
+        "--index",
+        nargs="+",
+        help="hyper-graph: of a Hypencoder, with neighbors; sparse-study: one or more",
+    )
     group.add_argument("--queries", help="COLLECTION:SPLIT, with judgments")
     group.add_argument("--output", help="the figure, an SVG file")
     group.add_argument("--k", type=int, help="hyper-graph: results a query (100)")
@@ -46,14 +53,14 @@ def _benchmarks() -> dict[str, str]:
     return {
         path.stem.replace("_", "-"): path.stem
         for path in sorted(folder.glob("*.py"))
-        if path.stem not in ("__init__", "timing")
+        if path.stem not in ("__init__", "memory", "timing")
     }
 
 
 def _load(name: str) -> ModuleType:
     folder = str(resource_directory("benchmarks"))
     if folder not in sys.path:
-        sys.path.insert(0, folder)  # so that benchmarks share timing.py
+        sys.path.insert(0, folder)  # so that benchmarks share memory.py and timing.py
     return importlib.import_module(name)
 
 
@@ -76,12 +83,20 @@ def _line(case: dict) -> str:
         )
     if "realised" in case:
         return f"{head} {case['realised']:,} of {case['queries']:,} queries"
+    if "kept_rare" in case:
+        kept = [case["kept_common"], case["kept_rare"]]
+        common, rare = ("-" if mean is None else f"{mean:.3f}" for mean in kept)
+        return (
+            f"{head} nDCG@10 {case['nDCG@10']:.4f}  FLOPS {case['flops']:.2f}  "
+            f"{case['tokens_per_doc']:.1f} tokens; kept weight of common tokens "
+            f"{common}, of rare {rare}; common pay {case['paid_by_common']:.0%}"
+        )
     if "nDCG@10" in case:
         return (
             f"{head} nDCG@10 {case['nDCG@10']:.4f}  scored {case['docs_scored']:,.0f} "
             f"({case['share_scored']:.1%})  {1e3 * case['ours_s']:.1f} ms a query"
         )
-    rate = _rate(case)
+    rate = _rate(case) + _codes(case) + _served(case)
     if case.get("peer_s") is None:
         absent = f"  (peer {case['peer']} is not here)" if case["peer"] else ""
         return f"{head} ours {case['ours_s']:.4g} s{absent}{rate}"
@@ -103,13 +118,45 @@ def _rate(case: dict) -> str:
     return rate
 
 
+def _codes(case: dict) -> str:
+    """What a search in codes finds and reads, where a case has it."""
+    told = ""
+    if "cpu_ratio" in case:
+        told += f"  cpu ratio {case['cpu_ratio']:.2f}"
+    if "recall" in case:
+        told += f"  recall {case['recall']:.3f}"
+    if "bytes_per_s" in case:
+        told += f"  {case['bytes_per_s'] / 1e9:,.1f} GB/s"
+    return told
+
+
+def _served(case: dict) -> str:
+    """What became of requests, where a case has it."""
+    told = ""
+    if "latency_ms" in case:
+        shown = (f"{name} {ms:.1f}" for name, ms in case["latency_ms"].items())
+        told += f"  {', '.join(shown)} ms"
+    if "refused" in case:
+        told += f"  {case['served']} served, {case['refused']} refused"
+    checked = case.get("afterwards", case)
+    if "wrong" in checked:
+        then = "then " if checked is not case else ""
+        told += (
+            f"  {then}{checked['requests']} requests, {checked['errors']} errors, "
+            f"{checked['wrong']} wrong"
+        )
+    return told
+
+
 _STUDIES = {
     "hyper-graph": ("index", "queries", "output"),
     "limit": ("queries", "output"),
+    "sparse-study": ("index", "queries", "output"),
 }
 """What each study over data of one's own cannot do without."""
 
 _DATA = ("index", "queries", "output", "k", "rule")
+_OF_HYPER_GRAPH = ("k", "rule")
 
 
 def _study(name: str, given: dict[str, Any]) -> Iterator[dict]:
@@ -119,9 +166,15 @@ def _study(name: str, given: dict[str, Any]) -> Iterator[dict]:
             raise InputError(
                 f"--{flag}", f"missing for {name} over your data", "a value"
             )
+    more = _OF_HYPER_GRAPH if name == "hyper-graph" else ()
     for flag in given:
-        if name == "limit" and flag not in _STUDIES[name]:
-            raise InputError(f"--{flag}", "given for limit", "hyper-graph")
+        if flag not in (*_STUDIES[name], *more):
+            raise InputError(f"--{flag}", f"given for {name}", "to be left out")
+    if name == "hyper-graph":
+        if len(given["index"]) > 1:
+            found = f"{len(given['index'])} of them for {name}"
+            raise InputError("--index", found, "one")
+        given = given | {"index": given["index"][0]}
     return _load(_benchmarks()[name]).study(**given)
 
 

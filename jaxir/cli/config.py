@@ -138,7 +138,8 @@ def _reject_unknown_macros(bindings: Sequence[str]) -> None:
             macros = sorted(set(re.findall(r"^([A-Z][A-Z0-9_]*) = ", config, re.M)))
             raise InputError(
                 f"--gin.{name}", "no such macro in the gin files",
-                f"one of {', '.join(macros)}", "check the spelling",
+                f"one of {', '.join(macros)}" if macros else "a file that has it",
+                "check the spelling" if macros else "name the file with --gin_file",
             )  # fmt: skip
 
 

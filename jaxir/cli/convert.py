@@ -9,22 +9,25 @@
   jaxir convert hf:castorini/monot5-base-msmarco jaxir:models/monot5 \\
       --target_token ▁true --contrast_token ▁false --set max_length=512
   jaxir convert jpq:QUERY_ID,DOC_ID jaxir:models/jpq --tokenizer hf:roberta-base
+  jaxir convert hf:opensearch-project/opensearch-neural-sparse-encoding-doc-v1 \\
+      jaxir:models/doc-v1 --set activation=log1p
   jaxir convert jaxir:indexes/jpq faiss:jpq.faiss
   jaxir convert faiss:OPQ24,IVF1,PQ24x8.index jaxir:indexes/theirs \\
       --model models/jpq --collection msmarco/passage
 
 FROM is hf:ID_OR_DIR (sentence-transformers, a bare BERT, RoBERTa or DistilBERT, one of
-them as a classifier with one label, a T5, a Hypencoder of the paper's authors, one or
-both encoders of JPQ's authors), t5x:DIR (a T5X checkpoint), dpr:QUESTION,CONTEXT,
-jpq:QUERY,DOC, faiss:FILE (an IndexPQ or an IndexIVFPQ of one list, rotated or not) or
-jaxir:DIR.  TO is one of
+them as a classifier with one label, a T5, a Hypencoder of the paper's authors, a sparse
+encoder of OpenSearch's or SPLADE's, one or both encoders of JPQ's authors), t5x:DIR (a
+T5X checkpoint), dpr:QUESTION,CONTEXT, jpq:QUERY,DOC, faiss:FILE (an IndexPQ or an
+IndexIVFPQ of one list, rotated or not) or jaxir:DIR.  TO is one of
 
   jaxir:DIR  any model
   hf:DIR     a bi-encoder as a sentence-transformers folder, or two, query/ and
              document/, for separate towers; those of JPQ's authors for their code; a
              BERT cross-encoder as a sequence classifier; a T5 or an EncDec reranker as
              T5ForConditionalGeneration; an Enc reranker as T5EncoderModel and
-             score_head.safetensors; a Hypencoder for its authors' code
+             score_head.safetensors; a Hypencoder for its authors' code; a sparse
+             encoder as SparseEncoder and AutoModelForMaskedLM, with idf.json
   t5x:DIR    a T5 or a RankT5 as DIR/checkpoint_0 in T5X's native layout, and its
              tokenizer
   faiss:FILE an index of kind pq for any Faiss; FILE.ids.txt has the documents' ids
@@ -32,6 +35,7 @@ jaxir:DIR.  TO is one of
 
 import argparse
 import dataclasses
+import importlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -162,10 +166,14 @@ def convert(
     from jaxir.checkpoints.model_dir import load_model, model_from_parts
     from jaxir.families import config_from_dict, config_to_dict, family
     from jaxir.reranker import load_reranker
+    from jaxir.sparse_encoder import load_sparse_encoder
 
     # A prefix that names another model's layout stays; ours says nothing more.
     spec = source.removeprefix("jaxir:")
-    if target_token is None and contrast_token is None:
+    unsaid = {n: x for n, x in (changes or {}).items() if n in _UNSAID}
+    if _UNSAID[0] in unsaid:
+        found = load_sparse_encoder(spec, **unsaid, tokenizer=tokenizer)
+    elif target_token is None and contrast_token is None:
         found = load_model(spec, tokenizer=tokenizer)
     else:
         found = load_reranker(
@@ -221,6 +229,8 @@ def _merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
+# What the files of a sparse encoder may not say; the first is no other's.
+_UNSAID = ("activation", "query")
 _JAXIR_MARKS = ("model.json", "modules.json", "query/modules.json")
 # What stands in a model's folder, which may be replaced.
 _MARKS = {
@@ -350,33 +360,17 @@ def _encoders(model: Any, place: Path, final: Path) -> None:
         )
 
 
-def _t5(model: Any, place: Path, final: Path) -> None:
-    from jaxir.checkpoints.t5_huggingface import export_t5
+def _exporter(
+    module: str, name: str, *, told: bool = False
+) -> Callable[[Any, Path, Path], None]:
+    """A family's own writer, imported when it is wanted; some are told the place."""
 
-    del final
-    export_t5(model.config, model.params, place, tokenizer=model.tokenizer)
+    def write(model: Any, place: Path, final: Path) -> None:
+        export = getattr(importlib.import_module(f"jaxir.checkpoints.{module}"), name)
+        there = {"final": final} if told else {}
+        export(model.config, model.params, place, tokenizer=model.tokenizer, **there)
 
-
-def _rank_t5(model: Any, place: Path, final: Path) -> None:
-    from jaxir.checkpoints.rank_t5 import export_rank_t5
-
-    del final
-    export_rank_t5(model.config, model.params, place, tokenizer=model.tokenizer)
-
-
-def _cross_encoder(model: Any, place: Path, final: Path) -> None:
-    from jaxir.checkpoints.cross_encoder import export_cross_encoder
-
-    del final
-    export_cross_encoder(model.config, model.params, place, tokenizer=model.tokenizer)
-
-
-def _hypencoder(model: Any, place: Path, final: Path) -> None:
-    from jaxir.checkpoints.hypencoder import export_hypencoder
-
-    export_hypencoder(
-        model.config, model.params, place, tokenizer=model.tokenizer, final=final
-    )
+    return write
 
 
 _T5 = ("t5", "rank_t5")
@@ -384,10 +378,11 @@ _T5 = ("t5", "rank_t5")
 _HUGGINGFACE: dict[str, Callable[[Any, Path, Path], None]] = {
     "dense": _encoders,
     "jpq": _encoders,
-    "t5": _t5,
-    "rank_t5": _rank_t5,
-    "rank_bert": _cross_encoder,
-    "hypencoder": _hypencoder,
+    "t5": _exporter("t5_huggingface", "export_t5"),
+    "rank_t5": _exporter("rank_t5", "export_rank_t5"),
+    "rank_bert": _exporter("cross_encoder", "export_cross_encoder"),
+    "hypencoder": _exporter("hypencoder", "export_hypencoder", told=True),
+    "sparse": _exporter("sparse", "export_sparse", told=True),
 }
 _WRITERS: dict[str, Callable[[Any, str, Path, str], None]] = {
     "jaxir": _write_own,

@@ -1,6 +1,8 @@
 """Make or check a collection folder.
 
   jaxir data pydocs --output DIR         documented Python of this installation
+  jaxir data import PATH --output DIR    your own documents: a folder of .txt and .md
+                                         files, a .csv, .tsv, .jsonl or .json file
   jaxir data beir DIR                    check a BEIR folder, every line of it
   jaxir data msmarco DIR                 check a folder of MS MARCO tsv files
   jaxir data trec DIR                    check a folder of TREC documents and topics
@@ -56,6 +58,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pydocs.add_argument(
         "--packages", nargs="+", help="top-level packages; `stdlib` is one"
     )
+    own = forms.add_parser("import", parents=[common], help="take in your documents")
+    own.add_argument("path", help="a folder of texts, a table, or JSON (lines)")
+    own.add_argument("--output", required=True, help="the folder to write")
+    own.add_argument(
+        "--id", help="column or key of the id (the usual names, or a number)"
+    )
+    own.add_argument("--title", help="column or key of the title (the usual names)")
+    own.add_argument(
+        "--text", nargs="+", default=[], help="columns or keys of the text (the usual)"
+    )
+    own.add_argument(
+        "--words", type=int,
+        help="cut longer texts into passages of at most so many (180 suit MiniLM)",
+    )  # fmt: skip
+    own.add_argument(
+        "--title_queries", action="store_true",
+        help="for training without judgments: each title is a query for its text",
+    )  # fmt: skip
     for form, files in _FORMS.items():
         check = forms.add_parser(form, parents=[common, allow], help=f"check: {files}")
         check.add_argument("path", help="the folder")
@@ -92,6 +112,8 @@ def _make_or_check(args: argparse.Namespace) -> "CollectionCheck":
             args.output, packages=args.packages, max_docs=args.limit or None
         )
         return open_collection(path).check()
+    if args.form == "import":
+        return _import(args)
     spec = f"irds:{args.id}" if args.form == "irds" else args.path
     collection = open_collection(spec, allow_empty=args.allow_empty)
     if args.form != "irds":
@@ -103,6 +125,23 @@ def _make_or_check(args: argparse.Namespace) -> "CollectionCheck":
     collection.check()  # before anything is written
     written = write_beir(collection, args.output)
     return open_collection(written, allow_empty=args.allow_empty).check()
+
+
+def _import(args: argparse.Namespace) -> "CollectionCheck":
+    from jaxir.data.collection import open_collection
+    from jaxir.data.import_documents import import_documents
+    from jaxir.data.own_documents import Fields
+
+    source, output = Path(args.path).resolve(), Path(args.output).resolve()
+    if output == source or source in output.parents:
+        raise InputError(
+            args.output, f"lies in {args.path}", "a place outside what is read",
+        )  # fmt: skip
+    import_documents(
+        args.path, args.output, words=args.words, title_queries=args.title_queries,
+        fields=Fields(args.id, args.title, tuple(args.text)),
+    )  # fmt: skip
+    return open_collection(args.output).check()
 
 
 _COLLECTION_FILES = {"corpus.jsonl", "queries.jsonl", "qrels", "manifest.json"}

@@ -1,4 +1,4 @@
-"""The whole road on real text: BM25, a retriever, reranker, q-nets, and compression.
+"""The whole road on real text: BM25, retriever, reranker, q-nets, codes, sparse.
 
   jaxir demo
   jaxir demo --model hf:sentence-transformers/all-MiniLM-L6-v2 --output demo
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     docs = len(given.docs) if args.collection else args.docs
-    total = 15 + (not args.collection) + 6 * (docs >= parts.CENTROIDS)
+    total = 18 + (not args.collection) + 6 * (docs >= parts.CENTROIDS)
     stages = Stages(out, total=total)
 
     folder = Path(args.collection) if args.collection else out / "pydocs"
@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     parts.reranker(road)
     scored = parts.hypencoder(road)
     saved = parts.compressed(road)
+    weights = parts.sparse(road)
     parts.fusion(road)
 
     qrels, queries = collection.qrels(args.split), road.queries
@@ -111,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
             "Reranker": out / "reranker" / "metrics.jsonl",
             "Hypencoder": out / "hypencoder" / "metrics.jsonl",
             **({"JPQ": out / "jpq" / "metrics.jsonl"} if saved else {}),
+            "Sparse": out / "sparse" / "metrics.jsonl",
         },
         commands=[args.command],
         details={
@@ -119,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
             "Model": args.model,
             "Hypencoder, graph": scored,
             **({"JPQ": saved} if saved else {}),
+            "Sparse": weights,
         },
     )
     seconds = time.perf_counter() - begin
@@ -129,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
                     "seconds": seconds,
                     "graph": scored,
                     "jpq": saved,
+                    "sparse": weights,
                     **evaluation.to_dict(),
                 }
             )
@@ -145,12 +149,14 @@ def run(args: argparse.Namespace) -> int:
         print(f"JPQ is Fine-tuned in {saved}; OPQ is it before its training.")
     else:
         print("OPQ and JPQ were left out: 256 centroids want as many documents.")
+    print(f"Sparse has no model for queries, and {weights}.")
     print(f"""
 {out}/report.html   the comparison, to be looked at
 {out}/runs/         TREC runs of each system
 {out}/indexes/      jaxir search --index {out}/indexes/fine-tuned --queries ...
 {out}/model/        jaxir index --model {out}/model --collection ... --index ...
 {out}/hypencoder/   jaxir index --model {out}/hypencoder {graph} ...
+{out}/sparse/       jaxir search --index {out}/indexes/sparse --explain --queries ...
 {out}/reranker/     jaxir rerank --model {out}/reranker --run ... --collection ...
 done in {seconds:.0f} s""")
     return 0

@@ -15,14 +15,26 @@ the same codes.
   jaxir index --model TRAINED --codes I --index J
   jaxir index --model TRAINED --collection C --index J
 
-Documents come and go, without the others being encoded again (kind pq):
+A sparse encoder's index (kind sparse) holds posting lists, and of the model no more
+than queries need; BM25 over the tokens of a model is one, too, to compare with:
+
+  jaxir index --model DIR --collection C --index I --dtype uint8 --prune_ratio 0.1
+  jaxir index --model bm25 --tokenizer DIR --collection C --index J
+
+Documents come and go, without the others being encoded again (kinds pq and sparse):
 
   jaxir index --index I --add COLLECTION
   jaxir index --index I --delete ids.txt
+
+An index of kind sparse that stands is loaded into a cluster, or goes on being loaded:
+
+  jaxir index --index I --engine opensearch --url https://HOST:9200 --name NAME
 """
 
 import argparse
 from typing import TYPE_CHECKING
+
+from jaxir.cli.engine import add_engine_arguments, engine_index
 
 if TYPE_CHECKING:
     from jaxir.manifest import Manifest
@@ -35,12 +47,14 @@ _PQ = (
     "subvectors", "bits", "rotation", "train_size", "seed", "vectors", "codes"
 )  # fmt: skip
 
+_SPARSE = ("prune_ratio", "tokenizer")
+
 _CHANGES = {
-    "neighbors": ("graph_backend", "only neighbors are added"),
-    "add": ("batch_tokens", "documents are added"),
-    "delete": ("", "documents are deleted"),
+    "neighbors": (("graph_backend",), "only neighbors are added"),
+    "add": (("batch_tokens", "model"), "documents are added"),
+    "delete": ((), "documents are deleted"),
 }
-"""What changes an index that stands: the flag beside it, and what is then done."""
+"""What changes an index that stands: the flags beside it, and what is then done."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max_length", type=int, help="cut documents to these tokens")
     parser.add_argument(
-        "--dtype", help="of stored vectors: float32 (default) or float16"
+        "--dtype",
+        help="of what is stored: float32 (default) or float16; kind sparse: or uint8",
     )
     parser.add_argument(
         "--without_model",
@@ -92,17 +107,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="kind pq: take the codes that the model was trained with",
     )  # fmt: skip
     parser.add_argument(
-        "--add", metavar="COLLECTION", help="kind pq: add its documents to the index"
-    )
+        "--prune_ratio", type=float, metavar="R",
+        help="kind sparse: keep weights above R times the document's largest (0: all)",
+    )  # fmt: skip
     parser.add_argument(
-        "--delete", metavar="FILE", help="kind pq: delete documents, an id a line"
-    )
+        "--tokenizer", metavar="MODEL",
+        help="of BM25: make its index of kind sparse, over this model's tokens",
+    )  # fmt: skip
+    parser.add_argument(
+        "--add", metavar="COLLECTION",
+        help="kinds pq and sparse: add its documents to the index",
+    )  # fmt: skip
+    parser.add_argument(
+        "--delete", metavar="FILE",
+        help="kinds pq and sparse: delete documents, an id a line",
+    )  # fmt: skip
     parser.add_argument("--k1", type=float, help="of BM25 (0.9)")
     parser.add_argument("--b", type=float, help="of BM25 (0.4)")
     parser.add_argument(
         "--stemmer", help="of BM25: porter (default), english, german, …, none"
     )
     parser.add_argument("--stop_words", help="of BM25: lucene (default) or none")
+    add_engine_arguments(parser, loading=True)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -133,16 +159,15 @@ def _check(args: argparse.Namespace, change: str | None) -> None:
             "kind",
             *_OPTIONS,
             *_PQ,
+            *_SPARSE,
             "add",
             "delete",
             *_BM25,
         )
-        others = tuple(name for name in names if name not in (change, beside))
+        others = tuple(name for name in names if name not in (change, *beside))
         other = [*_given(args, others), *["without_model"] * args.without_model]
         if other:
-            alone = ", ".join(
-                ["--index", f"--{change}", *[f"--{beside}"] * bool(beside)]
-            )
+            alone = ", ".join(f"--{name}" for name in ("index", change, *beside))
             raise InputError(
                 f"--{other[0]}", f"given where {done}", alone,
                 "give --model and --collection to build the index again",
@@ -175,6 +200,12 @@ def run(args: argparse.Namespace) -> int:
 
     from jaxir.progress import say
 
+    building = (
+        "model", "collection", "kind", "without_model", *_OPTIONS, *_PQ, *_SPARSE,
+        *_CHANGES, *_BM25,
+    )  # fmt: skip
+    if (code := engine_index(args, building)) is not None:
+        return code
     change = _change(args)
     _check(args, change)
     start = time.perf_counter()
@@ -182,7 +213,7 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     size = sum(entry["bytes"] for entry in manifest.files.values())
     docs, neighbors = manifest.counts["docs"], manifest.details.get("neighbors")
-    figures = _figures(manifest) if manifest.kind == "pq" else {}
+    figures = _FIGURES[manifest.kind](manifest) if manifest.kind in _FIGURES else {}
     if args.json:
         result = {
             "index": args.index,
@@ -197,7 +228,13 @@ def run(args: argparse.Namespace) -> int:
         return 0
     graph = f" with {neighbors} neighbors each" if neighbors else ""
     text = f"{args.index}: {manifest.kind} index of {docs} documents{graph}, "
-    if figures:
+    if manifest.kind == "sparse":
+        text += (
+            f"{figures['tokens_per_doc']:.1f} tokens each, "
+            f"{figures['expansion_rate']:.2f} added for each in the text; postings "
+            f"{figures['postings_bytes'] / 1e6:.1f} MB, in all "
+        )
+    elif figures:
         text += (
             f"{figures['doc_bytes']} bytes each, {figures['compression']:.4g} times "
             f"smaller than vectors; codes {figures['codes_bytes'] / 1e6:.1f} MB, ids "
@@ -207,30 +244,43 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _figures(manifest: "Manifest") -> dict:
-    """What is told of codes beyond what is told of every index."""
-    details = manifest.details
-    sizes = {
-        part: sum(
+def _sizes(manifest: "Manifest", *parts: str) -> dict:
+    """Bytes of the files whose names begin so."""
+    return {
+        f"{part}_bytes": sum(
             entry["bytes"]
             for name, entry in manifest.files.items()
             if name.startswith(part)
         )
-        for part in ("codes", "ids", "model")
+        for part in parts
     }
+
+
+def _sparse_figures(manifest: "Manifest") -> dict:
+    names = ("postings", "tokens_per_doc", "expansion_rate", "empty_docs")
+    known = {name: manifest.details[name] for name in names}
+    return known | _sizes(manifest, "postings", "ids", "query", "model")
+
+
+def _pq_figures(manifest: "Manifest") -> dict:
+    details = manifest.details
     doc_bytes = details["subvectors"] * details["bits"] // 8
     return {
         "doc_bytes": doc_bytes,
         "compression": 4 * details["width"] / doc_bytes,
         "relative_error": details.get("relative_error"),
-        **{f"{part}_bytes": size for part, size in sizes.items()},
+        **_sizes(manifest, "codes", "ids", "model"),
     }
+
+
+_FIGURES = {"pq": _pq_figures, "sparse": _sparse_figures}
+"""What is told of some kinds beyond what is told of every index."""
 
 
 def _built(args: argparse.Namespace) -> "Manifest":
     from jaxir.bm25 import Bm25Config
     from jaxir.index import BuildOptions, build_index
-    from jaxir.index_job import PqOptions
+    from jaxir.index_job import PqOptions, SparseOptions
 
     if args.model != "bm25":
         from jaxir.mesh import use_cpu_cores
@@ -241,6 +291,7 @@ def _built(args: argparse.Namespace) -> "Manifest":
         self_contained=not args.without_model,
         bm25=Bm25Config(**_given(args, _BM25)),
         pq=PqOptions(**_given(args, _PQ)),
+        sparse=SparseOptions(**_given(args, _SPARSE)),
     )
     return build_index(
         args.model, args.collection, args.index, kind=args.kind, options=options
@@ -258,7 +309,9 @@ def _changed(args: argparse.Namespace, change: str) -> "Manifest":
     if change == "add":
         from jaxir.pq_change import add_documents
 
-        return add_documents(args.index, args.add, batch_tokens=args.batch_tokens)
+        return add_documents(
+            args.index, args.add, batch_tokens=args.batch_tokens, model=args.model
+        )
     from jaxir.index import add_neighbors
 
     backend = args.graph_backend or "jax"

@@ -2,9 +2,10 @@
 
   jaxir label --teachers D1 D2 --lists lists.jsonl --collection C --output out.jsonl
 
-Several teachers are averaged after min-max normalisation within each list.  A plain T5
-is read as RankT5, as a line says; a monoT5 is first made a reranker that says what it
-is, by `jaxir convert --target_token ▁true --contrast_token ▁false`.
+Several teachers are averaged after min-max normalisation within each list.  One may be
+a file of an earlier `jaxir label` over the same lists.  A plain T5 is read as RankT5,
+as a line says; a monoT5 is first made a reranker that says what it is, by
+`jaxir convert --target_token ▁true --contrast_token ▁false`.
 """
 
 import argparse
@@ -18,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--teachers",
         nargs="+",
         required=True,
-        help="bi- or cross-encoders; a T5 is read as RankT5",
+        help="bi-, sparse or cross-encoders, a T5 being read as RankT5; or labelled "
+        "lists (.jsonl), whose scores are taken",
     )
     add("--lists", required=True, help="training lists to read (JSON lines)")
     add("--collection", required=True, help="collection that the lists are over")
@@ -40,19 +42,16 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from jaxir.data.collection import open_collection, split_spec
-    from jaxir.label import label_lists, make_teacher
+    from jaxir.label import label_lists, load_teachers
     from jaxir.progress import say
-    from jaxir.reranker import load_scoring_model
-    from jaxir.scorers import scores_identity
 
     place, _ = split_spec(args.collection)
     collection = open_collection(place)
-    models = [load_scoring_model(spec) for spec in args.teachers]
+    teachers, identity = load_teachers(args.teachers)
     report = label_lists(
-        [make_teacher(model) for model in models], args.lists, collection,
-        args.output, normalization=args.normalization, weights=args.weights,
-        scale=args.scale, first=args.first, batch_size=args.batch_size,
-        identity=scores_identity(*models),
+        teachers, args.lists, collection, args.output,
+        normalization=args.normalization, weights=args.weights, scale=args.scale,
+        first=args.first, batch_size=args.batch_size, identity=identity,
     )  # fmt: skip
     if args.json:
         print(json.dumps({"output": args.output, **report._asdict()}))

@@ -31,8 +31,11 @@ VERBS = {
     "evaluate": "compare runs with judgments and significance tests",
     "mine": "mine hard negatives into training lists",
     "label": "score training lists with teachers",
+    "export": "write a model or an index for other runtimes and engines",
+    "serve": "search, rerank and embed over HTTP",
     "convert": "read and write other libraries' checkpoints",
     "bench": "time the hot paths against peers in the same process",
+    "reproduce": "make the numbers of docs/results.md again, and compare",
 }
 """Every verb with its one-line summary; module ``jaxir.cli.<verb>`` implements it."""
 

@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the same, as a part of the positive's score; 0.05 is usual")  # fmt: skip
     add("--sampling_strategy", default="top", help="top or random")
     add("--per", default="positive", help="a list for each positive, or query")
+    add("--consistent_top", type=int, metavar="K",
+        help="leave out positives that are not among the best K found")  # fmt: skip
     add("--min_negatives", type=int, default=1, help="leave out shorter lists (1)")
     add("--rescore", metavar="MODEL", help="score the candidates anew with this model")
     add("--seed", type=int, default=0, help="of random sampling (0)")
@@ -55,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
         range_max=args.range_max, max_score=args.max_score, min_score=args.min_score,
         absolute_margin=args.absolute_margin, relative_margin=args.relative_margin,
         sampling_strategy=args.sampling_strategy, per=args.per,
-        min_negatives=args.min_negatives, seed=args.seed, batch_size=args.batch_size,
+        consistent_top=args.consistent_top, min_negatives=args.min_negatives,
+        seed=args.seed, batch_size=args.batch_size,
     )  # fmt: skip
     place, split = split_spec(args.collection)
     collection = open_collection(place)
@@ -78,5 +81,6 @@ def run(args: argparse.Namespace) -> int:
         f"{report.queries} queries ({report.without} left out)"
     )
     for knob, count in report.dropped.items():
-        say(f"  {knob} {getattr(config, knob):g} dropped {count} candidates")
+        what = "positives" if knob == "consistent_top" else "candidates"
+        say(f"  {knob} {getattr(config, knob):g} dropped {count} {what}")
     return 0

@@ -34,6 +34,7 @@ __all__ = [
     "hypencoder",
     "reranker",
     "retriever",
+    "sparse",
 ]
 
 BASELINE = "BM25"
@@ -47,6 +48,7 @@ NEIGHBORS = 16
 CENTROIDS = 256
 """Of a byte of the compressed index, each of which wants a document."""
 
+SPARSE_LENGTH = 48  # tokens of a document that the sparse encoder reads
 PART_WIDTH = 16  # numbers of a vector that one of its bytes stands for
 LENGTHS = ("query_length", "doc_length")
 
@@ -253,6 +255,22 @@ def compressed(road: Road) -> str:
     return (
         f"{parts} bytes a document for {4 * width} ({4 * width // parts} times fewer), "
         f"{after:.1f} ms a query for {before:.1f}, its encoding included"
+    )
+
+
+def sparse(road: Road) -> str:
+    """Documents as weights of tokens, queries without a model; says how sparse."""
+    place, name = road.out / "sparse", "Sparse"
+    start = road.model.removeprefix("dpr:").partition(",")[0]
+    positions = load_model(str(road.trained)).config.backbone.max_length
+    limits = {"QUERY_LENGTH": 32, "DOC_LENGTH": SPARSE_LENGTH}
+    lengths = [f"{key} = {min(size, positions)}" for key, size in limits.items()]
+    road.train("a sparse encoder", "demo_sparse", start, place, *lengths)
+    road.search(name, lambda: str(place), "")
+    details = read_manifest(road.index_of("sparse")).details
+    return (
+        f"{details['tokens_per_doc']:.0f} tokens a document, "
+        f"{details['expansion_rate']:.1f} added for each that stands in it"
     )
 
 

@@ -25,7 +25,9 @@ __all__ = [
     "Collection",
     "CollectionCheck",
     "DocStore",
+    "JudgedQueries",
     "SplitCheck",
+    "judged_queries",
     "open_collection",
     "split_spec",
     "write_beir",
@@ -312,6 +314,38 @@ def split_spec(spec: str) -> tuple[str, str | None]:
     return base, split
 
 
+class JudgedQueries(NamedTuple):
+    """What a system is measured on.
+
+    Attributes:
+      collection: opened.
+      texts: of the queries that are judged, by id.
+      qrels: the split's judgments.
+    """
+
+    collection: Collection
+    texts: dict[str, str]
+    qrels: Qrels
+
+
+def judged_queries(spec: str) -> JudgedQueries:
+    """The queries of a split that have judgments.
+
+    Args:
+      spec: ``COLLECTION:SPLIT``.
+
+    Raises:
+      InputError: no such collection or split, or no query that is judged.
+    """
+    name, split = split_spec(spec)
+    collection = open_collection(name)
+    texts, qrels = collection.queries(split), collection.qrels(split)
+    texts = {query_id: texts[query_id] for query_id in qrels if query_id in texts}
+    if not texts:
+        raise InputError(spec, "no judged queries", "at least one")
+    return JudgedQueries(collection, texts, qrels)
+
+
 def write_beir(collection: Collection, directory: str | os.PathLike) -> Path:
     """Writes a collection of any kind as a BEIR folder.
 
@@ -321,7 +355,8 @@ def write_beir(collection: Collection, directory: str | os.PathLike) -> Path:
     directory = Path(directory)
     with atomic_directory(directory) as folder:
         write_corpus(folder / "corpus.jsonl", collection.docs)
-        write_queries(folder / "queries.jsonl", collection.queries())
+        if queries := collection.queries():
+            write_queries(folder / "queries.jsonl", queries)
         for split in collection.splits:
             write_qrels(folder / "qrels" / f"{split}.tsv", collection.qrels(split))
     return directory

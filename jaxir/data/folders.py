@@ -181,7 +181,10 @@ def folder_layout(path: str | os.PathLike) -> Layout:
         kind,
         partial(_walk, corpus),
         key,
-        partial(_read_all_queries, str(folder), list(query_readers.values())),
+        # a folder of documents alone is no mistake; judgments without queries are
+        partial(_read_all_queries, str(folder), list(query_readers.values()))
+        if query_readers or qrels
+        else dict,
         own,
         qrels,
     )

@@ -14,13 +14,20 @@ from typing import Any
 from jaxir.errors import InputError
 from jaxir.files import open_text
 
-__all__ = ["first_line", "json_field", "json_object", "numbered_lines", "split_columns"]
+__all__ = [
+    "first_line",
+    "json_field",
+    "json_object",
+    "numbered_lines",
+    "split_columns",
+    "whole_lines",
+]
 
 _BOM = b"\xef\xbb\xbf"
 
 
-def numbered_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
-    """Yields ``(number, line)`` of a file's lines that are not blank, from 1.
+def whole_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
+    """Yields ``(number, line)`` of every line with its end, blank ones too, from 1.
 
     Raises:
       InputError: there is no such file, a line is not UTF-8, or the gzip stream is
@@ -40,7 +47,7 @@ def numbered_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
                 if number == 1 and raw.startswith(_BOM):
                     raw = raw[len(_BOM) :]
                 try:
-                    line = raw.decode("utf-8").rstrip("\r\n")
+                    line = raw.decode("utf-8")
                 except UnicodeDecodeError as error:
                     raise InputError(
                         f"{path}:{number}",
@@ -48,14 +55,25 @@ def numbered_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
                         "UTF-8 text",
                         "convert the file, as with `iconv -f latin1 -t utf-8`",
                     ) from error
-                if line and not line.isspace():
-                    yield number, line
+                yield number, line
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise InputError(
                 f"{path}:{number + 1}",
                 f"the gzip stream is damaged ({error})",
                 remedy="fetch the file again",
             ) from error
+
+
+def numbered_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
+    """Yields ``(number, line)`` of a file's lines that are not blank, from 1.
+
+    Raises:
+      InputError: as :func:`whole_lines`.
+    """
+    for number, whole in whole_lines(path):
+        line = whole.rstrip("\r\n")
+        if line and not line.isspace():
+            yield number, line
 
 
 def first_line(path: str | os.PathLike) -> tuple[int, str]:

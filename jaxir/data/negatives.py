@@ -43,6 +43,9 @@ class MineConfig:
       relative_margin: candidates above ``p - |p| relative_margin`` are dropped.
       sampling_strategy: ``"top"`` takes the best, ``"random"`` draws.
       per: ``"positive"``, a list for each positive, or ``"query"``, one list with all.
+      consistent_top: positives that are not among so many best documents found are left
+        out, and with them queries that have no other: such pairs are often no answers
+        (consistency filter; Dai et al., "Promptagator", arXiv 2209.11755).
       min_negatives: lists with fewer negatives are left out.
       seed: of ``"random"``, together with the query's id.
       batch_size: queries searched at a time.
@@ -57,6 +60,7 @@ class MineConfig:
     relative_margin: float | None = None
     sampling_strategy: str = "top"
     per: str = "positive"
+    consistent_top: int | None = None
     min_negatives: int = 1
     seed: int = 0
     batch_size: int = 256
@@ -81,6 +85,8 @@ def candidate_range(config: MineConfig, most_positives: int, *, rescored: bool) 
     for name in ("num_negatives", "min_negatives", "batch_size"):
         if getattr(config, name) < 1:
             raise InputError(name, str(getattr(config, name)), "at least 1")
+    if config.consistent_top is not None and config.consistent_top < 1:
+        raise InputError("consistent_top", str(config.consistent_top), "at least 1")
     for name in ("absolute_margin", "relative_margin"):
         value = getattr(config, name)
         if value is not None and not value >= 0:

@@ -41,7 +41,8 @@ def dot_scores(
     # float32 is not cut to TF32 or bfloat16, as accelerators do unless told.
     dot = partial(jnp.einsum, precision="highest", preferred_element_type=jnp.float32)
     queries = queries.astype(block.dtype)
-    if 1 < queries.shape[0] < 32:
+    count = queries.shape[0]
+    if isinstance(count, int) and 1 < count < 32:  # not of a symbolic batch
         # A CPU multiplies a tall matrix by a few columns a third faster than the
         # reverse; the barrier keeps XLA from turning it around again.
         return jax.lax.optimization_barrier(dot("ne,be->nb", block, queries)).T

@@ -124,12 +124,20 @@ class MaskedLanguageModelHead(nn.Module):
         self,
         states: Float[Array, "*batch D"],
         embedding: Float[Array, "V D"] | None = None,
-    ) -> Float[Array, "*batch V"]:
-        """Logits of states; ``embedding`` ties the decoder to the word table."""
+        *,
+        decode: bool = True,
+    ) -> Float[Array, "*batch width"]:
+        """Logits of states; ``embedding`` ties the decoder to the word table.
+
+        Without ``decode`` what the decoder reads, ``[..., D]``, of which a caller takes
+        products of his own.
+        """
         width = states.shape[-1]
         hidden = Dense(width, dtype=self.dtype, name="transform")(states)
         hidden = ACTIVATIONS[self.activation](hidden)
         hidden = LayerNorm(self.norm_eps, self.dtype, name="norm")(hidden)
+        if not decode:
+            return hidden
         bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
         if embedding is None:
             decoder = Dense(

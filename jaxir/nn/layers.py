@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jaxir.types import Size
+
 __all__ = [
     "ACTIVATIONS",
     "Dense",
@@ -48,7 +50,7 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """
     wide = x.astype(jnp.float32)
     # Left of -5.5 the value is below 1e-6, but rounding of 1 + erf grows with |x|.
-    return jnp.where(wide > -5.5, wide * _normal_cdf(wide), 0.0).astype(x.dtype)
+    return jnp.where(wide <= -5.5, 0.0, wide * _normal_cdf(wide)).astype(x.dtype)
 
 
 def _normal_cdf(x: Array) -> Array:
@@ -370,6 +372,6 @@ class Embedding(nn.Module):
         one_hot = jax.nn.one_hot(ids, self.num_embeddings, dtype=self.dtype)
         return one_hot @ self.embedding.astype(self.dtype)
 
-    def first(self, start: int, length: int) -> Float[Array, "length features"]:
+    def first(self, start: int, length: Size) -> Float[Array, "length features"]:
         """Rows ``start`` to ``start + length``: positions, without a look-up."""
         return self.embedding[start : start + length].astype(self.dtype)

@@ -19,6 +19,7 @@ from jaxir.errors import InputError
 from jaxir.nn.attention import attend
 from jaxir.nn.layers import Dense, dropout
 from jaxir.numerics import masked_softmax
+from jaxir.types import Size
 
 __all__ = [
     "MLP_ACTIVATIONS",
@@ -116,22 +117,33 @@ class RelativePositions(nn.Module):
     bidirectional: bool = True
 
     @nn.compact
-    def __call__(self, queries: int, keys: int) -> Float[Array, "H T S"]:
+    def __call__(self, queries: Size, keys: Size) -> Float[Array, "H T S"]:
         """The bias ``[H, T, S]`` of ``T`` query and ``S`` key positions, float32."""
         shape = (self.num_heads, self.num_buckets)
         table = self.param("rel_embedding", _relpos_init, shape)
+        if not (isinstance(queries, int) and isinstance(keys, int)):
+            return self._looked_up(table, queries, keys)
         # A bias depends on the distance only: look up T + S - 1 distances by a product
         # with one-hot rows (the gradient of a look-up is a scatter, slow on a GPU).
         distance = np.arange(queries + keys - 1) - (queries - 1)
-        buckets = relative_position_buckets(
+        one_hot = jax.nn.one_hot(self._buckets(distance), self.num_buckets, axis=0)
+        row = jnp.dot(table, one_hot, precision=jax.lax.Precision.HIGHEST)
+        return _shifted_rows(row, queries, keys)
+
+    def _buckets(self, distance: np.ndarray) -> np.ndarray:
+        return relative_position_buckets(
             distance,
             bidirectional=self.bidirectional,
             num_buckets=self.num_buckets,
             max_distance=self.max_distance,
         )
-        one_hot = jax.nn.one_hot(buckets, self.num_buckets, axis=0)
-        row = jnp.dot(table, one_hot, precision=jax.lax.Precision.HIGHEST)
-        return _shifted_rows(row, queries, keys)
+
+    def _looked_up(self, table: Array, queries: Size, keys: Size) -> Array:
+        """The bias of symbolic lengths: distances are numbers of the program's own."""
+        farthest = self.max_distance
+        row = table[:, self._buckets(np.arange(-farthest, farthest + 1))]
+        distance = jnp.arange(keys)[None, :] - jnp.arange(queries)[:, None]
+        return row[:, jnp.clip(distance, -farthest, farthest) + farthest]
 
 
 def _shifted_rows(row: Array, queries: int, keys: int) -> Array:
@@ -201,7 +213,7 @@ class Attention(nn.Module):
     ) -> Float[Array, "B D"]:
         """Self-attention of texts of one token: it sees itself with probability 1."""
         value = self._dropped(self._heads(self.value(states)), deterministic)
-        return self.out(value.reshape(len(states), -1))
+        return self.out(value.reshape(states.shape[0], -1))
 
     def from_one_token(
         self,
@@ -230,7 +242,7 @@ class Attention(nn.Module):
         others = others.astype(self.dtype)
         # [A, H, C] x [D, H, C] -> [A, H, D] -> [B, H, D]
         query = jnp.einsum("AHC,DHC->AHD", self._heads(self.query(states)), key)
-        query = jnp.broadcast_to(query, (len(others), *query.shape[1:]))
+        query = jnp.broadcast_to(query, (others.shape[0], *query.shape[1:]))
         scores = jnp.einsum(
             "BHD,BSD->BHS", query, others, preferred_element_type=jnp.float32
         )
@@ -241,7 +253,7 @@ class Attention(nn.Module):
         # [B, H, S] x [B, S, D] -> [B, H, D] x [D, H, C] -> [B, H, C]
         mean = jnp.einsum("BHS,BSD->BHD", probs.astype(self.dtype), others)
         context = jnp.einsum("BHD,DHC->BHC", mean, value)
-        return self.out(context.reshape(len(others), -1))
+        return self.out(context.reshape(others.shape[0], -1))
 
     def _heads(self, x: Array) -> Array:
         """``[..., H * C]`` to ``[..., H, C]``."""

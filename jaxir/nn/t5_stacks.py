@@ -130,7 +130,7 @@ class Decoder(nn.Module):
 
         states = _dropped(self, states[:, None], deterministic)[:, 0]
         if self.config.scan_layers:  # the states of a loop keep their shape
-            states = jnp.broadcast_to(states, (len(encoded), states.shape[1]))
+            states = jnp.broadcast_to(states, (encoded.shape[0], states.shape[1]))
         states = self._through(step, states, (encoded, mask))
         states = self.decoder_norm(states)
         return _dropped(self, states[:, None], deterministic)[:, 0]

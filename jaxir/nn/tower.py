@@ -149,7 +149,9 @@ class Tower(nn.Module):
         its vectors.
         """
         output = self.backbone(tokens, deterministic=deterministic)
-        missing = max(0, count - output.mask.shape[1])
+        length = output.mask.shape[1]
+        # Of a symbolic length no more is known than that there is one token.
+        missing = max(0, count - length) if isinstance(length, int) else count - 1
         # [B, T, D] -> [B, m, D]
         states = jnp.pad(output.states, ((0, 0), (0, missing), (0, 0)))[:, :count]
         real = jnp.pad(output.mask, ((0, 0), (0, missing)))[:, :count, None]

@@ -273,17 +273,18 @@ def make_train_step(
         raise InputError("accumulate", str(accumulate), "1 or more")
 
     def loss_fn(
-        params: Any, batch: Any, rng: Any, constants: Any
+        params: Any, batch: Any, rng: Any, constants: Any, count: Any
     ) -> tuple[Any, Metrics]:
         more = () if constants is None else (constants,)
-        loss, metrics = task.loss(params, batch, rng, *more)
+        known = {"step": count} if task.stepwise else {}
+        loss, metrics = task.loss(params, batch, rng, *more, **known)
         values = {**metrics, "loss": loss}
         return loss, jax.tree.map(lambda value: jnp.float32(value), values)
 
     gradient = jax.grad(loss_fn, has_aux=True)
 
     def in_parts(
-        params: Any, batch: Any, rng: Any, constants: Any
+        params: Any, batch: Any, rng: Any, constants: Any, count: Any
     ) -> tuple[Any, Metrics]:
         def one(total: Any, part: tuple) -> tuple[Any, Metrics]:
             index, rows = part
@@ -296,7 +297,7 @@ def make_train_step(
                     rows,
                 )
             key = jax.random.fold_in(rng, index)
-            grads, metrics = gradient(params, rows, key, constants)
+            grads, metrics = gradient(params, rows, key, constants, count)
             return jax.tree.map(lambda t, g: t + g, total, grads), metrics
 
         zero = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
@@ -311,7 +312,7 @@ def make_train_step(
         key = jax.random.wrap_key_data(state.rng, impl=rng_impl)
         rng = jax.random.fold_in(key, state.step)
         compute = gradient if accumulate == 1 else in_parts
-        grads, metrics = compute(state.params, batch, rng, constants)
+        grads, metrics = compute(state.params, batch, rng, constants, state.step)
         metrics["grad_norm"] = optax.tree.norm(optax.tree.cast(grads, jnp.float32))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

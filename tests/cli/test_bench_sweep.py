@@ -22,7 +22,6 @@ def bench(*words):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 def test_sweep(index, tiny_collection, tmp_path, capsys):
     add_neighbors(index, 3)
     figure, queries = tmp_path / "plots" / "figure.svg", f"{tiny_collection}:test"

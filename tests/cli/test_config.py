@@ -61,6 +61,7 @@ def test_bindings_win(target, write):
         ("gin_target.go.x = = 2", [], "Unable to parse value"),
         ('include "nothing.gin"', [], r"a\.gin:3: Unable to open file: nothing.gin"),
         ("STEPS = 3", ["STEP = 4"], "--gin.STEP: no such macro.*one of STEPS"),
+        ("", ["STEP = 4"], "--gin.STEP: no such macro.*name the file with --gin_file"),
         ("STEPS = 3", ["gin_target.go.q = 4"], "doesn't have a parameter named 'q'"),
     ],
 )

@@ -32,6 +32,12 @@ def test_label(tiny_collection, tmp_path, capsys, monkeypatch):
     result = json.loads(capsys.readouterr().out)
     assert (result["lists"], result["pairs"], result["teachers"]) == (1, 2, 2)
     assert sorted(next(read_lists(tmp_path / "out.jsonl")).scores) == [0.0, 30.0]
+    words[2:4] = ["T1", str(tmp_path / "out.jsonl")]  # its own output is a teacher
+    words[words.index("--output") + 1] = str(tmp_path / "again.jsonl")
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["teachers"] == 2
+    again = next(read_lists(tmp_path / "again.jsonl"))
+    assert sorted(again.scores) == [0.0, 30.0]
 
 
 def test_no_such_teacher(tiny_collection, tmp_path, capsys):

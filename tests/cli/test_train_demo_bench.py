@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from grown import grow
@@ -63,7 +64,8 @@ def test_demo_runs_and_keeps_what_it_made(
     assert main(words) == 0
     first = capsys.readouterr()
     assert "OPQ and JPQ were left out: 256 centroids" in first.out
-    names = ("BM25", "Zero-shot", "Fine-tuned", "BM25 + reranker", "Fusion")
+    assert "Sparse has no model for queries, and " in first.out
+    names = ("BM25", "Zero-shot", "Fine-tuned", "BM25 + reranker", "Fusion", "Sparse")
     for name in (*names, "Hypencoder", "Hypencoder, graph", "report.html"):
         assert name in first.out
     scored = re.search(r"its graph it scored (\d+) of 12 documents", first.out)
@@ -76,9 +78,10 @@ def test_demo_runs_and_keeps_what_it_made(
     run = (tmp_path / "demo" / "runs" / "bm25.trec").read_bytes()
     assert main([*words, "--json"]) == 0
     second = capsys.readouterr()
-    assert second.err.count("kept from before") == 15
+    assert second.err.count("kept from before") == 18
     result = json.loads(second.out)
     assert result["systems"][0]["name"] == "BM25"
+    assert " tokens a document, " in result["sparse"]
     assert result["graph"] == f"scored {scored[1]} of 12 documents a query"
     assert (tmp_path / "demo" / "runs" / "bm25.trec").read_bytes() == run
 
@@ -141,6 +144,53 @@ def test_bench_names(capsys):
     assert {"startup", "encode", "exact-search", "topk", "train-step"} <= set(names)
     assert main(["bench", "startpu"]) == 2
     assert "no such benchmark" in capsys.readouterr().err
+
+
+TIMES = {"name": "adc", "case": "M=24", "ours_s": 0.5, "peer": "P", "peer_s": 1.0,
+         "ratio": 2.0}  # fmt: skip
+ALONE = {"peer": None, "peer_s": None, "ratio": None}
+
+
+@pytest.mark.parametrize(
+    ("more", "end"),
+    [
+        ({}, "ratio 2.00"),
+        ({"cpu_ratio": 1.816}, "ratio 2.00  cpu ratio 1.82"),
+        ({"recall": 0.98765}, "ratio 2.00  recall 0.988"),
+        ({**ALONE, "bytes_per_s": 1.234e12}, "ours 0.5 s  1,234.0 GB/s"),
+        ({**ALONE, "bytes_per_s": 85.6e9}, "ours 0.5 s  85.6 GB/s"),
+    ],
+)
+def test_bench_prints_what_a_search_in_codes_has(monkeypatch, capsys, more, end):
+    case = TIMES | more
+    benchmark = SimpleNamespace(run=lambda quick: iter([case]))
+    monkeypatch.setattr("jaxir.cli.bench._load", lambda name: benchmark)
+    assert main(["bench", "adc"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("adc            M=24 ")
+    assert line.endswith(f" {end}")
+    assert main(["bench", "adc", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == case
+
+
+@pytest.mark.parametrize(
+    ("more", "end"),
+    [
+        ({"latency_ms": {"p50": 1.25, "max": 20.0}}, "  p50 1.2, max 20.0 ms"),
+        ({"requests": 10, "errors": 1, "wrong": 2}, "  10 requests, 1 errors, 2 wrong"),
+        (
+            {"served": 3, "refused": 4,
+             "afterwards": {"requests": 5, "errors": 0, "wrong": 0}},
+            "  3 served, 4 refused  then 5 requests, 0 errors, 0 wrong",
+        ),
+    ],
+)  # fmt: skip
+def test_bench_prints_what_became_of_requests(monkeypatch, capsys, more, end):
+    case = {"name": "serve", "case": "a", "ours_s": 0.5, "peer": None} | more
+    benchmark = SimpleNamespace(run=lambda quick: iter([case]))
+    monkeypatch.setattr("jaxir.cli.bench._load", lambda name: benchmark)
+    assert main(["bench", "serve"]) == 0
+    assert capsys.readouterr().out.endswith(f"ours 0.5 s{end}\n")
 
 
 @pytest.mark.slow

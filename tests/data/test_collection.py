@@ -13,6 +13,7 @@ import pytest
 from jaxir.data import store as store_module
 from jaxir.data.collection import (
     Collection,
+    judged_queries,
     open_collection,
     split_spec,
     write_beir,
@@ -78,6 +79,17 @@ def test_tiny(tiny_collection):
     }  # fmt: skip
     assert "tiny" in repr(collection)
     assert len(os.listdir(tiny_collection)) == 3  # nothing was added
+
+
+def test_judged_queries(tiny_collection):
+    collection, texts, qrels = judged_queries(f"{tiny_collection}:test")
+    topics = ("river", "engine", "bread")
+    assert list(texts) == list(qrels) == [f"q-{topic}-test" for topic in topics]
+    assert texts["q-river-test"] == collection.queries()["q-river-test"]
+    path = tiny_collection / "qrels" / "test.tsv"
+    path.write_text("query-id\tcorpus-id\tscore\nunknown\triver0\t1\n")
+    with pytest.raises(InputError, match="no judged queries; expected at least one"):
+        judged_queries(f"{tiny_collection}:test")
 
 
 def test_gzip_and_plain_are_the_same_collection(tiny_collection, tmp_path):

@@ -24,7 +24,7 @@ GRADES = st.dictionaries(st.sampled_from(DOCS), st.integers(0, 2), max_size=6)
 QRELS = st.dictionaries(st.sampled_from(["q1", "q2", "q3", "q4"]), GRADES, min_size=1)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     qrels=QRELS,
     list_size=st.integers(1, 12),

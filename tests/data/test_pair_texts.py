@@ -207,7 +207,7 @@ def test_processes_share_every_group(folder, tokenizer, processes):
         batches.close()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 99),
     groups=st.sampled_from([1, 2, 3, 6]),

@@ -115,7 +115,7 @@ def test_known_positives_against_a_slow_oracle(folder, tokenizer):
     batches.close()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     lengths=st.lists(st.integers(1, 100), min_size=1, max_size=200),
     batch_size=st.integers(1, 9),

@@ -243,7 +243,7 @@ def test_training_descends():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"candidates": "some"}, "'some'; expected one of all, first, own"),
+        ({"candidates": "some"}, "'some'; expected one of all, first, negatives, own"),
         ({"contrastive": 0.0}, r"contrastive 0.0, .*expected weights >= 0"),
         ({"kl": -1.0}, "kl -1.0; expected weights >= 0"),
         ({"temperature": 0.0}, r"temperature: 0.0; expected a number above 0"),

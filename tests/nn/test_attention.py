@@ -7,8 +7,6 @@ import pytest
 
 from jaxir.nn.attention import SelfAttention, attend
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def inputs(batch=3, length=7, keys=9, heads=2, size=8, scale=1.0):
     rng = np.random.default_rng(0)

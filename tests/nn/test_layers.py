@@ -50,6 +50,12 @@ def test_activations_keep_type_and_shape(name):
     assert (y.shape, y.dtype) == (x.shape, x.dtype)
 
 
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_what_is_no_number_stays_none(name):
+    """A model that has diverged must not look like one that has not."""
+    assert np.isnan(jax.jit(ACTIVATIONS[name])(jnp.float32(np.nan)))
+
+
 def test_layer_norm_value_and_gradient_are_exact():
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(3, 5, 24)) * 4 + 7).astype(np.float32)

@@ -38,8 +38,6 @@ CONFIGS = {
 }
 VERSIONS = pytest.mark.parametrize("version", CONFIGS)
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def flatten(tree):
     return flax.traverse_util.flatten_dict(tree, sep="/")

@@ -14,8 +14,6 @@ from jaxir.nn.t5_layers import (
     relative_position_buckets,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize("sizes", [(32, 128), (16, 64), (32, 256)])
 @pytest.mark.parametrize("bidirectional", [True, False])

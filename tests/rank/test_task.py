@@ -34,8 +34,6 @@ TINY_T5 = T5Config(
 ENCDEC = RankT5Config(TINY_T5, target_id=21)
 ENC = RankT5Config(TINY_T5, head="enc")
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def batch_of(num_queries=B, list_size=L, seed=0) -> RankBatch:
     """Graded lists, padded, the last without a positive."""

@@ -25,10 +25,11 @@ def uninterrupted(tmp_path_factory):
 def kill_at(work_dir, position, number):
     """Runs until batch ``position`` is asked for, then sends a signal."""
     root = str(Path(jaxir.__file__).parent.parent)
+    same = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # as conftest.py has it: bit for bit
     process = subprocess.Popen(
         [sys.executable, str(RUNNER), str(work_dir), "0.02"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": root},
+        env={**os.environ, "PYTHONPATH": root, **same},
     )  # fmt: skip
     for line in process.stdout:
         # position 0 is asked for twice: once for its shapes
