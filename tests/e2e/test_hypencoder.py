@@ -18,7 +18,7 @@ from jaxir.train.optimizers import OptimizerConfig
 from jaxir.validate import ValidationConfig
 
 
-def trained(start, place, rate, steps):
+def trained(start, place):
     """Learned from the judgments alone; the best of the validations."""
     return fit.fit(
         load_model(start),
@@ -26,8 +26,8 @@ def trained(start, place, rate, steps):
         model_dir=place,
         loss=HyperLoss(margin_mse=0.0),
         pipeline=PipelineConfig(batch_size=8, list_size=4, query_buckets=1),
-        optimizer=OptimizerConfig(learning_rate=rate, schedule="constant", warmup=1),
-        loop=TrainConfig(total_steps=steps, save_every=steps, eval_every=20),
+        optimizer=OptimizerConfig(learning_rate=3e-3, schedule="constant", warmup=1),
+        loop=TrainConfig(total_steps=300, save_every=300, eval_every=20),
         validation=ValidationConfig(split="test"),
     )
 
@@ -51,7 +51,7 @@ def test_road(warm_start, tiny_collection, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("jaxir.mesh.use_cpu_cores", lambda: 1)
     words = tmp_path / "words"
     save_model("start", tiny_hypencoder(words, spread=False, warm_start=warm_start))
-    result = trained("start", "model", *((3e-3, 200) if warm_start else (5e-3, 100)))
+    result = trained("start", "model")
     assert result.compilations == 1
     assert result.model.kind == load_model("model").kind == "hypencoder"
 
