@@ -150,8 +150,9 @@ def read_manifest(directory: str | os.PathLike, *, kind: str | None = None) -> M
         raise InputError(directory, "no such directory", "an index", _REBUILD)
     if not path.is_file():
         raise InputError(directory, f"no {_NAME} here", "an index directory", _REBUILD)
+    text = path.read_bytes()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text)
         manifest = Manifest(
             kind=str(content["kind"]),
             format_version=int(content["format_version"]),
@@ -179,6 +180,8 @@ def read_manifest(directory: str | os.PathLike, *, kind: str | None = None) -> M
         file = directory / name
         actual = file.stat().st_size if file.is_file() else None
         if actual != size:
+            if path.is_file() and path.read_bytes() != text:  # of another index now
+                return read_manifest(directory, kind=kind)
             state = "missing" if actual is None else f"of {actual} bytes"
             raise InputError(file, state, f"{size} bytes", _REBUILD)
     return manifest

@@ -4,8 +4,9 @@ What opens each kind of index stands in ``jaxir/openers.py``; :class:`Searcher` 
 same for all of them.
 """
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -261,12 +262,26 @@ def open_index(
         raise InputError("rescore", f"given with backend {backend!r}", "'faiss'")
     _check_method(directory, manifest.kind, method, two_phase)
     opener, mine = OPENERS[manifest.kind], (model, mode, graph, backend, rescore)
-    rank = opener.open(Opening(directory, manifest, *mine, method, two_phase))
-    searcher = Searcher(directory, manifest, rank, batch=opener.batch, mode=mode)
-    # Files of two indexes, of which one took the other's place, do not go together.
+    with _standing(directory, manifest):
+        rank = opener.open(Opening(directory, manifest, *mine, method, two_phase))
+        return Searcher(directory, manifest, rank, batch=opener.batch, mode=mode)
+
+
+@contextlib.contextmanager
+def _standing(directory: Path, manifest: Manifest) -> Iterator[None]:
+    """Refuses files of two indexes, of which one took the other's place meanwhile.
+
+    They do not go together, and may seem damaged: then it is not them that is told of.
+    """
+    changed = InputError(directory, "changed while it was opened", remedy="try again")
+    try:
+        yield
+    except Exception as error:
+        if read_manifest(directory) != manifest:
+            raise changed from error
+        raise
     if read_manifest(directory) != manifest:
-        raise InputError(directory, "changed while it was opened", remedy="try again")
-    return searcher
+        raise changed
 
 
 def _check_method(

@@ -78,6 +78,21 @@ def test_truncated(index, name):
         read_manifest(index)
 
 
+def test_exchanged_between_the_manifest_and_the_sizes(index, monkeypatch):
+    real, was = json.loads, []
+
+    def meanwhile(text):
+        if not was:
+            was.append(text)
+            with write_index(index, kind="dense", counts={"docs": 3}) as folder:
+                (folder / "vectors").mkdir()
+                np.save(folder / "vectors" / "0.npy", np.ones((3, 2)))
+        return real(text)
+
+    monkeypatch.setattr(json, "loads", meanwhile)
+    assert read_manifest(index).counts == {"docs": 3}
+
+
 def test_changed_content_is_found_by_the_deep_check(index):
     path = index / "ids.bin"
     path.write_bytes(b"x" * path.stat().st_size)

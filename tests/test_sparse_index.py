@@ -10,7 +10,7 @@ import pytest
 from tiny_pq import many_documents
 from tiny_sparse import tiny_sparse
 
-from jaxir import index_job, sparse_change, sparse_corpus
+from jaxir import index_job, sparse_change, sparse_corpus, sparse_query
 from jaxir.bm25 import Bm25Config
 from jaxir.checkpoints.model_dir import save_model
 from jaxir.data.collection import open_collection
@@ -348,6 +348,24 @@ def test_a_change_that_fails(model, index, tmp_path, monkeypatch, broken):
     assert changes[0]().counts == {"docs": 43}
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"words", "many", "more", "i"}
+
+
+def test_exchanged_while_it_is_opened(index, monkeypatch):
+    """Files of two indexes seem damaged: nobody shall build a good one again."""
+    real, was = sparse_query.open_queries, []
+
+    def meanwhile(*args):
+        if not was:
+            was.append(delete_documents(index, ["d0", "d7"]))
+        return real(*args)
+
+    monkeypatch.setattr(sparse_query, "open_queries", meanwhile)
+    with pytest.raises(InputError, match="i: changed while it was opened; try again"):
+        open_index(index)
+    assert open_index(index).num_docs == 38
+    (index / "ids.bin").write_bytes(b"")
+    with pytest.raises(InputError, match=r"ids\.bin: of 0 bytes"):
+        open_index(index)
 
 
 def test_pruned_and_told(model, collection, tmp_path, capsys):
