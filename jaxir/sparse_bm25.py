@@ -25,7 +25,7 @@ from jaxir.text import Tokenizer, load_tokenizer
 __all__ = ["build_token_bm25"]
 
 _SHARD_ROWS = 16_384
-_QUERY_LENGTH = 512  # BM25 cuts no query; this is beyond all
+_QUERY_LENGTH = 1 << 30  # BM25 cuts no query, were it a whole document
 
 
 def build_token_bm25(job: Job) -> None:

@@ -526,6 +526,9 @@ def test_bm25_over_tokens(model, collection, tmp_path, dtype):
         )
     matches = searcher.explain("sea", searcher.doc_ids[int(found.doc_ids[3, 0])])
     assert [match.token for match in matches] == ["sea"]
+    # A query may be a whole document: none is cut.
+    found = searcher.search_texts(["yeast " * 600 + "sea", "yeast sea"], 10)
+    np.testing.assert_array_equal(found.scores[0], found.scores[1])
     for change in (
         lambda: delete_documents(tmp_path / "i", ["d1"]),
         lambda: add_documents(tmp_path / "i", collection),
