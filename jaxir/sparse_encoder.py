@@ -135,13 +135,19 @@ def load_sparse_encoder(
     table = _table(idf, collection, model.tokenizer, config.backbone.vocab_size)
     if table is not None:
         params = {**params, "idf": {"scale": table}}
-    elif config.query == "idf" and not has_table:
+    elif config.query == "idf" and not (has_table and _weighs_tokens(model)):
         raise InputError(
             "idf", "no table of token weights for a model without one",
             "a file like idf.json, or 'collection' with a collection",
             "or query='binary', where every token weighs 1",
         )  # fmt: skip
     return model_from_parts("sparse", config, params, model.tokenizer, path=model.path)
+
+
+def _weighs_tokens(model: Model) -> bool:
+    """Whether a sparse encoder's table says anything: SPLADE's is 1 throughout."""
+    scale = np.asarray(model.params["idf"]["scale"])
+    return model.config.query == "idf" or bool(np.any(scale != 1))
 
 
 def _start(

@@ -208,6 +208,24 @@ def test_a_sparse_encoder_stays_itself(tmp_path):
         load_sparse_encoder(place, activation="log1p_log1p")
 
 
+@pytest.mark.parametrize("query", ["binary", "encoder"])
+def test_a_table_of_ones_is_none(query, tiny_collection, tmp_path):
+    """SPLADE's: as IDF it would be silently what ``binary`` is."""
+    model = tiny_sparse(tmp_path / "words", query=query)
+    ones = {"scale": np.ones_like(model.params["idf"]["scale"])}
+    model = model_from_parts(
+        "sparse", model.config, model.params | {"idf": ones}, model.tokenizer
+    )
+    save_model(tmp_path / "splade", model)
+    with pytest.raises(InputError, match="idf: no table of token weights"):
+        load_sparse_encoder(tmp_path / "splade", query="idf")
+    found = load_sparse_encoder(
+        tmp_path / "splade", query="idf", idf="collection",
+        collection=str(tiny_collection),
+    )  # fmt: skip
+    assert np.any(found.params["idf"]["scale"] != 1)
+
+
 @pytest.mark.slow
 @pytest.mark.shared
 def test_minilm_finds_words_without_any_training(minilm_path, shared_data):
