@@ -96,15 +96,16 @@ class Tokenizer:
           int32 arrays, one a text.
 
         Raises:
-          ValueError: ``max_length`` leaves no room.
+          InputError: ``max_length`` leaves no room.
         """
         prefix, _, suffix, _ = self._backend.single
         room = max_length - len(prefix) - len(suffix)
         if room < 1:
-            raise ValueError(
-                f"max_length {max_length} leaves no room beside "
-                f"{len(prefix) + len(suffix)} special tokens"
-            )
+            special = len(prefix) + len(suffix)
+            raise InputError(
+                self.name, f"max_length {max_length} leaves no room beside {special} "
+                "special tokens", f"{special + 1} or more",
+            )  # fmt: skip
         encoded = []
         for start in range(0, len(texts), _CHUNK):
             chunk = list(texts[start : start + _CHUNK])

@@ -122,7 +122,7 @@ def test_settings_decide_about_case(tiny):
 def test_no_room(tiny):
     tokenizer = load_tokenizer(tiny)
     with pytest.raises(
-        ValueError, match="max_length 2 leaves no room beside 2 special"
+        InputError, match="max_length 2 leaves no room beside 2 special"
     ):
         tokenizer.encode(["a"], 2)
 
