@@ -198,9 +198,15 @@ def make_task(config: SparseConfig, losses: SparseLoss | None = None) -> Task:
       losses: the terms; the paper's by default.
 
     Raises:
-      InputError: from ``loss``: as ``objective.retrieval_task``'s.
+      InputError: FLOPS of queries that no model makes; from ``loss``: as
+        ``objective.retrieval_task``'s.
     """
     terms = SparseLoss() if losses is None else losses
+    if terms.query_flops and config.query != "encoder":
+        raise InputError(
+            "SparseLoss.query_flops", f"{terms.query_flops} for queries of sort "
+            f"{config.query!r}, which nothing trains", "0, or query 'encoder'",
+        )  # fmt: skip
 
     def init(rng: jax.Array, batch: RankBatch | None = None) -> Params:
         del batch  # shapes follow from the configuration

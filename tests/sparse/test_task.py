@@ -436,6 +436,18 @@ def test_the_losses_are_the_papers_and_mistakes_are_named():
         SparseLoss(candidates="x")
 
 
+@pytest.mark.parametrize("kind", ["idf", "binary"])
+def test_flops_of_queries_that_nothing_trains(kind):
+    config, losses = (
+        dataclasses.replace(CONFIG, query=kind),
+        SparseLoss(query_flops=0.5),
+    )
+    with pytest.raises(
+        InputError, match=f"query_flops: 0.5 for queries of sort '{kind}"
+    ):
+        make_task(config, losses)
+
+
 def test_a_batch_that_does_not_fit_says_so():
     task, params, batch = make_task(CONFIG), params_of(), batch_of()
 
