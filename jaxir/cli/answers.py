@@ -43,6 +43,9 @@ def asked(args: argparse.Namespace) -> bool:
             )  # fmt: skip
     if not args.query.strip():
         raise InputError("--query", "no words", "a question")
+    if any("\ud800" <= letter <= "\udfff" for letter in args.query):
+        # What Python makes of other bytes; no tokenizer reads it.
+        raise InputError("--query", f"not UTF-8: {args.query!a:.60}", "UTF-8 text")
     return True
 
 

@@ -60,6 +60,7 @@ def test_lines_fit(monkeypatch):
     ("words", "message"),
     [
         (["--query", " "], "--query: no words; expected a question"),
+        (["--query", "caf\udce9"], r"--query: not UTF-8: 'caf\udce9'; expected UTF-8"),
         (["--query", "x", "--output", "o"], "--output: given with --query"),
         (["--query", "x", "--queries", "q"], "--queries: given with --query"),
         (
