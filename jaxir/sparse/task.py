@@ -105,7 +105,8 @@ def sparsity_loss(
 
     Equation: ``sum_l sum_v (1 / B sum_b d_blv)^2``: positives and negatives have
     posting lists of their own, as in the released training code; over one slot it is
-    the paper's eq. 3.  With a threshold, texts of so few tokens count as empty.
+    the paper's eq. 3.  ``B`` are the lists that have a document in the slot.  With a
+    threshold, texts of so few tokens count as empty.
 
     Args:
       docs: weights of the documents.
