@@ -25,6 +25,7 @@ from jaxir.sparse.postings import (
 )
 from jaxir.sparse.rows import document_rows
 from jaxir.sparse_index import row_details, sparse_encoded
+from jaxir.sparse_query import check_tokenizer
 
 if TYPE_CHECKING:
     from jaxir.checkpoints.model_dir import Model
@@ -128,6 +129,7 @@ def _encoded(
     options: BuildOptions,
     manifest: Manifest,
 ) -> "Iterator[SparseCorpus]":
+    check_tokenizer(model, manifest)
     ratio = float(manifest.details["prune_ratio"])
     options = dataclasses.replace(options, sparse=SparseOptions(prune_ratio=ratio))
     with sparse_encoded(model, collection, place, options) as found:

@@ -22,6 +22,7 @@ from jaxir.text import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from jaxir.checkpoints.model_dir import Model
+    from jaxir.manifest import Manifest
     from jaxir.openers import Found, Opening
     from jaxir.sparse.postings import Postings
     from jaxir.sparse.search import SparseQueries, TwoPhase
@@ -33,6 +34,7 @@ __all__ = [
     "QuerySettings",
     "SparseRanker",
     "TermQueries",
+    "check_tokenizer",
     "default_method",
     "encoded_queries",
     "open_queries",
@@ -237,6 +239,23 @@ def encoded_queries(model: "Model") -> AskTexts:
     return encode
 
 
+def check_tokenizer(model: "Model", manifest: "Manifest") -> None:
+    """Refuses the index's own model with another tokenizer: its tokens mean others.
+
+    Args:
+      model: whose parameters are the index's.
+      manifest: of the index.
+
+    Raises:
+      InputError: its tokenizer did not read the documents.
+    """
+    if model.tokenizer.fingerprint != manifest.details["tokenizer"]:
+        raise InputError(
+            model.path or "model", "a tokenizer that did not read the documents of the "
+            "index", "the documents'", "restore it, or build the index again",
+        )  # fmt: skip
+
+
 def default_method() -> str:
     """How an index is searched where nobody says.
 
@@ -337,6 +356,7 @@ def open_ranker(opening: "Opening") -> SparseRanker:
     ask: AskTexts
     if manifest.details["query"] == "encoder":
         model = model_of(opening)
+        check_tokenizer(model, manifest)
         ask, tokenizer = encoded_queries(model), model.tokenizer
     elif opening.model is not None:
         raise InputError(

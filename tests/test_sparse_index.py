@@ -25,6 +25,7 @@ from jaxir.sparse.postings import Postings, build_postings, open_postings
 from jaxir.sparse.search import TwoPhase
 from jaxir.sparse_change import PostingRows
 from jaxir.sparse_query import default_method
+from jaxir.text import load_tokenizer
 
 QUERIES = {
     "one": "rivers carry water past banks of clay",
@@ -322,6 +323,32 @@ def test_added_by_whom(index, collection, tmp_path):
     assert add_documents(index, more, model=same).counts == {"docs": 43}
     with pytest.raises(InputError, match="documents that the index has: 'e0', 'e1'"):
         add_documents(index, more, model=same)
+
+
+def with_other_words(model, folder):
+    """The model with two words of its tokenizer exchanged."""
+    model.tokenizer.save(folder)
+    path = folder / "tokenizer.json"
+    data = json.loads(path.read_text())
+    words = data["model"]["vocab"]
+    words["river"], words["yeast"] = words["yeast"], words["river"]
+    path.write_text(json.dumps(data))
+    return model._replace(tokenizer=load_tokenizer(folder))
+
+
+def test_another_tokenizer_than_the_documents(index, model, collection, tmp_path):
+    """The parameters are the same: nothing else tells that tokens mean others."""
+    more = many_documents(tmp_path / "more", 3, prefix="e")
+    message = "a tokenizer that did not read the documents of the index; expected the d"
+    with pytest.raises(InputError, match=message):
+        add_documents(index, more, model=with_other_words(model, tmp_path / "other"))
+    assert open_index(index).num_docs == 40
+    splade = tiny_sparse(tmp_path / "splade-words", query="encoder")
+    options = BuildOptions(self_contained=False)
+    build_index(splade, collection, tmp_path / "s", options=options)
+    assert open_index(tmp_path / "s", model=splade).num_docs == 40
+    with pytest.raises(InputError, match=message):
+        open_index(tmp_path / "s", model=with_other_words(splade, tmp_path / "others"))
 
 
 @pytest.mark.parametrize("broken", ["build_postings", "write_index", "_write_shard"])
