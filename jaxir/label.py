@@ -120,6 +120,8 @@ def combine_scores(
     """One score for each document of a list from several teachers'.
 
     ``scale * sum_i w_i n(s_i) / sum_i w_i``, with n the normalisation within the list.
+    Scores that differ by float32's rounding alone are equal to it: stretched to [0, 1]
+    noise would be a teacher's firmest opinion.
 
     Args:
       scores: for each teacher, ``[L]``.
@@ -137,9 +139,19 @@ def combine_scores(
     """
     shares = np.ones(len(scores)) if weights is None else np.asarray(weights)
     normalize = NORMALIZATIONS[normalization]
-    parts = [normalize(np.asarray(one, np.float64)) for one in scores]
+    parts = [np.asarray(one, np.float64) for one in scores]
+    if normalization != "none":
+        parts = [normalize(_without_noise(one)) for one in parts]
     total = sum(share * part for share, part in zip(shares, parts, strict=True))
     return np.asarray(scale * total / shares.sum())
+
+
+def _without_noise(scores: np.ndarray) -> np.ndarray:
+    """One score for all where their span is within a few roundings of float32."""
+    low, high = scores.min(), scores.max()
+    rounding = 4 * np.finfo(np.float32).eps * max(abs(low), abs(high))
+    # Halved first: the span of finite scores may itself be infinite.
+    return np.full_like(scores, high) if high / 2 - low / 2 <= rounding / 2 else scores
 
 
 def label(

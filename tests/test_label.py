@@ -50,6 +50,20 @@ def test_combination_by_hand():
     )
 
 
+@pytest.mark.parametrize("normalization", ["min-max", "z-score"])
+def test_rounding_is_no_opinion(normalization):
+    equal, other = np.full(2, np.float32(0.7)), np.array([1.0, 2.0])
+    noisy = np.array([equal[0], np.nextafter(equal[0], np.float32(1))])
+    expected = combine_scores([equal, other], normalization=normalization, scale=30.0)
+    found = combine_scores([noisy, other], normalization=normalization, scale=30.0)
+    np.testing.assert_array_equal(found, expected)
+    # What is more than rounding counts, and raw scores stay as they are.
+    close = np.array([0.7, 0.7 + 1e-5])
+    found = combine_scores([close], normalization=normalization)
+    assert found[1] - found[0] > 0.9
+    np.testing.assert_array_equal(combine_scores([noisy], normalization="none"), noisy)
+
+
 def test_one_teacher_keeps_its_scores(collection):
     labelled = list(label([by_length], LISTS, collection))
     for before, after in zip(LISTS, labelled, strict=True):
