@@ -20,7 +20,7 @@ from jaxir.bucketing import Batch, default_batch_tokens, run_batches, start_batc
 from jaxir.checkpoints.model_dir import Model
 from jaxir.data.collection import Collection
 from jaxir.dense.model import DenseConfig
-from jaxir.errors import InputError
+from jaxir.errors import InputError, refuse_one
 from jaxir.families import family
 from jaxir.files import atomic_file
 from jaxir.mesh import make_mesh, num_shards, replicated
@@ -210,10 +210,16 @@ def encode_texts(
       side: ``"query"`` or ``"doc"``: which tower, template and length.
       mesh: devices that share the work; by default all.
 
+    Raises:
+      InputError: one text for the texts, another side, or a model without vectors.
+
     Returns:
       float32 ``[len(texts), E]``; of a Hypencoder's queries the weights of their q-nets
       (:class:`jaxir.hyper.qnet.QNetWeights`), each ``[len(texts), ...]``.
     """
+    refuse_one("texts", texts)
+    if side not in ("query", "doc"):
+        raise InputError("side", repr(side), "'query' or 'doc'")
     return TextEncoder(model, side=side, mesh=mesh)(texts)
 
 

@@ -4,7 +4,7 @@ Every other exception that leaves jaxir is a fault of ours: the command line tur
 :class:`InputError` into one line and exit code 2, and anything else into exit code 1.
 """
 
-__all__ = ["InputError"]
+__all__ = ["InputError", "refuse_one"]
 
 
 class InputError(ValueError):
@@ -33,3 +33,13 @@ class InputError(ValueError):
         if remedy:
             parts.append(remedy)
         super().__init__(" ".join(f"{where}: {'; '.join(parts)}".splitlines()))
+
+
+def refuse_one(where: str, values: object, what: str = "text") -> None:
+    """Refuses a string where several are expected: it would be taken letter by letter.
+
+    Raises:
+      InputError: ``values`` is a string.
+    """
+    if isinstance(values, str):
+        raise InputError(where, f"one {what}", f"a list of {what}s", f"write [{what}]")

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxir.checkpoints.model_dir import Model, load_model, model_from_parts
-from jaxir.errors import InputError
+from jaxir.errors import InputError, refuse_one
 from jaxir.families import family
 from jaxir.fit import given, with_changes
 from jaxir.progress import say
@@ -317,8 +317,7 @@ class Reranker:
           InputError: one text for the documents, a document without ``text``, ``top_k``
             below 1, or a score that is not finite.
         """
-        if isinstance(documents, str):
-            raise InputError("documents", "one text", "a list of texts", "write [text]")
+        refuse_one("documents", documents)
         if top_k is not None and top_k < 1:
             raise InputError("top_k", str(top_k), "at least 1")
         texts = [_text(i, document) for i, document in enumerate(documents)]
@@ -334,8 +333,11 @@ class Reranker:
         """Scores float32 ``[len(pairs)]`` of ``(query, document)`` pairs.
 
         Raises:
-          InputError: a document without ``text``, or a score that is not finite.
+          InputError: one pair for the pairs, a document without ``text``, or a score
+            that is not finite.
         """
+        if len(pairs) and isinstance(pairs[0], str):
+            raise InputError("pairs", "one pair", "a list of pairs", "write [pair]")
         places: dict[str, list[int]] = {}
         for i, (query, _) in enumerate(pairs):
             places.setdefault(query, []).append(i)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxir.errors import InputError
+from jaxir.errors import InputError, refuse_one
 from jaxir.manifest import DocIdFile, Manifest, read_manifest
 from jaxir.openers import BACKENDS, MODES, OPENERS, Opening, RankTexts
 from jaxir.progress import progress_bar, say
@@ -79,8 +79,10 @@ class Searcher:
           other: a model reads its special tokens, BM25 finds nothing.
 
         Raises:
-          InputError: ``k`` is not positive; vectors or q-nets that are not finite.
+          InputError: one text for the texts; ``k`` is not positive; vectors or q-nets
+            that are not finite.
         """
+        refuse_one("texts", texts)
         return self._search(texts, k, [str(i) for i in range(len(texts))])
 
     def _search(self, texts: Sequence[str], k: int, names: Sequence[str]) -> Ranking:
@@ -165,7 +167,15 @@ class Searcher:
           ``{query_id: {doc_id: score}}``, best first.  A query without results has an
           empty entry.  It is said if a graph search came by fewer than ``k`` documents
           for some queries, where there are as many.
+
+        Raises:
+          InputError: texts without ids; as :meth:`search_texts`.
         """
+        if not isinstance(queries, Mapping):
+            raise InputError(
+                "queries", f"a {type(queries).__name__}", "texts by query id",
+                "write {'q1': text}, or take search_texts",
+            )  # fmt: skip
         names, texts = list(queries), list(queries.values())
         k = min(k, self.num_docs)  # a run has no place for what is missing
         run: Run = {}

@@ -1,6 +1,7 @@
 """Encoding: equal to one text at a time, fixed shapes, resumable, small in memory."""
 
 import dataclasses
+import inspect
 import json
 from functools import partial
 
@@ -93,6 +94,14 @@ def test_templates_and_sides(make_tiny_model):
     np.testing.assert_allclose(prompted, written, atol=1e-6)
     unprompted = encode_texts(other, ["river: sea {x}"], side="doc")
     np.testing.assert_allclose(unprompted, written, atol=1e-6)
+
+
+def test_one_text_and_another_side(model):
+    message = "texts: one text; expected a list of texts; write .text."
+    with pytest.raises(InputError, match=message):
+        encode_texts(model, "one text", side="query")
+    with pytest.raises(InputError, match="side: 'document'; expected 'query' or 'doc'"):
+        inspect.unwrap(encode_texts)(model, ["a"], side="document")  # types not run
 
 
 def test_longer_than_the_model(model):

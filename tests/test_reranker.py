@@ -1,6 +1,7 @@
 """Rerankers out of every kind of weights, and the interface of a cross-encoder."""
 
 import dataclasses
+import inspect
 
 import jax
 import numpy as np
@@ -320,6 +321,8 @@ def test_documents_with_titles(model):
     assert use.rank(QUERY, documents) == use.rank(QUERY, texts)
     with pytest.raises(InputError, match="documents: one text; expected a list of tex"):
         use.rank(QUERY, "sea")
+    with pytest.raises(InputError, match="pairs: one pair; expected a list of pairs; "):
+        inspect.unwrap(Reranker.predict)(use, ("to", "be"))  # without executed types
     with pytest.raises(InputError, match="document 1: keys title; expected 'text'"):
         use.rank(QUERY, [documents[0], {"title": "x"}])
     with pytest.raises(InputError, match="document 0: keys none"):
