@@ -26,6 +26,7 @@ from jaxir.data.lines import (
     json_field,
     json_object,
     numbered_lines,
+    spaced_columns,
     split_columns,
 )
 from jaxir.data.trec import read_trec_docs, read_trec_topics
@@ -253,7 +254,7 @@ def run_lines(path: Path) -> Iterator[tuple[int, str, str, float]]:
             short = len(columns) == 3
         if (short and len(columns) != 3) or (not short and len(columns) < 6):
             # tabs inside an otherwise space-separated line
-            columns = line.split()
+            columns = spaced_columns(line)
         if (short and len(columns) != 3) or (not short and len(columns) < 6):
             raise InputError(
                 where, f"{len(columns)} columns", "3 columns" if short else "6 columns",

@@ -7,6 +7,7 @@ ended by the newline byte alone: other Unicode separators are part of the text.
 import gzip
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -19,11 +20,13 @@ __all__ = [
     "json_field",
     "json_object",
     "numbered_lines",
+    "spaced_columns",
     "split_columns",
     "whole_lines",
 ]
 
 _BOM = b"\xef\xbb\xbf"
+_GAP = re.compile(r"[ \t\n\r\f\v]+")
 
 
 def whole_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
@@ -207,4 +210,17 @@ def split_columns(line: str) -> list[str]:
     """
     if "\t" in line:
         return [column.strip() for column in line.split("\t")]
-    return line.split()
+    return spaced_columns(line)
+
+
+def spaced_columns(line: str) -> list[str]:
+    """Columns at runs of ASCII white space, as trec_eval splits.
+
+    An id may contain Unicode's other spaces, where Python's ``split`` would cut it.
+
+    Example::
+
+      >>> len(spaced_columns("301 0 doc\\u00a07 1"))
+      4
+    """
+    return line.split() if line.isascii() else _GAP.split(line.strip(" \t\n\r\f\v"))

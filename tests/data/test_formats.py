@@ -251,6 +251,14 @@ def test_run_of_ids_with_any_white_space(tmp_path, doc_id):
     assert read_run(tmp_path / "run") == run
 
 
+@pytest.mark.parametrize("space", ["\u00a0", "\u3000", "\u2028", "\x85"])
+def test_columns_of_other_tools_end_at_ascii_white_space_alone(write, space):
+    run = write(f"q{space}1 Q0 d{space}1 7 2.5 t \r\n")
+    assert read_run(run) == {f"q{space}1": {f"d{space}1": 2.5}}
+    qrels = write(f"q{space}1 0  d{space}1 1\n")
+    assert read_qrels(qrels) == {f"q{space}1": {f"d{space}1": 1}}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
