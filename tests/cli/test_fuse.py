@@ -36,6 +36,31 @@ def test_a_mistake_is_one_line_and_writes_nothing(runs, tmp_path, capsys):
     assert not output.exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--normalization", "z-score"], "--normalization: given with --method rrf; "),
+        (
+            ["--method", "combsum", "--rrf.k", "9"],
+            "--rrf.k: given with --method combsum; expected --method rrf",
+        ),
+    ],
+)
+def test_flags_that_the_method_does_not_read(runs, tmp_path, capsys, changes, message):
+    output = tmp_path / "fused.trec"
+    assert main(["fuse", "--runs", *runs, "--output", str(output), *changes]) == 2
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_run_that_is_read_is_not_written_over(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    before = (tmp_path / "b.trec").read_bytes()
+    assert main(["fuse", "--runs", *runs, "--output", "b.trec"]) == 2
+    assert "b.trec: a run that is read; expected another" in capsys.readouterr().err
+    assert (tmp_path / "b.trec").read_bytes() == before
+
+
 def test_queries_that_a_run_lacks_are_told(runs, tmp_path, capsys):
     write_run(tmp_path / "c.trec", {"other": {"c": 0.9}})
     words = ["fuse", "--runs", runs[0], str(tmp_path / "c.trec")]
