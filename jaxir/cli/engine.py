@@ -61,7 +61,7 @@ def add_field_arguments(parser: Any) -> None:
     parser.add_argument("--shards", type=int, help="primary shards (1)")
     parser.add_argument("--replicas", type=int, help="copies of each of them (1)")
     parser.add_argument(
-        "--seismic", metavar="KEY=VALUE", action="append", default=[],
+        "--seismic", metavar="KEY=VALUE", action="append",
         help="of sparse_vector's method, as n_postings=4000",
     )  # fmt: skip
     parser.add_argument(
@@ -124,7 +124,7 @@ def field_config(
         version=version,
         text_name=None if args.texts is None else "text",
         two_phase=None if args.two_phase is None else _phases(args.two_phase),
-        seismic=_numbers("--seismic", args.seismic),
+        seismic=_numbers("--seismic", args.seismic or []),
     )
 
 
@@ -146,7 +146,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser, *, loading: bool) -> N
 def _started(args: argparse.Namespace, names: tuple[str, ...]) -> bool:
     """Whether an engine is asked for; what belongs to one is refused without it."""
     if args.engine is None:
-        given = [name for name in names if getattr(args, name, None) not in (None, [])]
+        given = [name for name in names if getattr(args, name, None) is not None]
         if given:
             raise InputError(f"--{given[0]}", "given without --engine", "both")
         return False

@@ -111,7 +111,7 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise InputError("format", repr(args.format), expected)
     every = dict.fromkeys(name for names in FORMATS.values() for name in names)
     for name in every:
-        given = getattr(args, name) not in (None, [])
+        given = getattr(args, name) is not None
         if given and name not in FORMATS[args.format]:
             raise InputError(f"--{name}", f"given with {args.format}", "to be left out")
     if "model" not in FORMATS[args.format] and args.index is None:

@@ -300,6 +300,7 @@ def test_flags_of_an_engine(index, queries, cluster, capsys, tmp_path):
         ([*load, *engine[:2]], "--url: not given; expected with --engine opensearch"),
         ([*load, "--url", "http://x"], "--url: given without --engine"),
         ([*load, "--field", "rank_features"], "--field: given without --engine"),
+        ([*load, "--model", "bm25", "--two_phase"], "--two_phase: given without --eng"),
         ([*load, *engine, "--collection", "c"], "--collection: given with --engine"),
         ([*load, *engine, "--shards", 0], "shards: 0; expected a positive number"),
         (
