@@ -85,6 +85,11 @@ def candidate_range(config: MineConfig, most_positives: int, *, rescored: bool) 
     for name in ("num_negatives", "min_negatives", "batch_size"):
         if getattr(config, name) < 1:
             raise InputError(name, str(getattr(config, name)), "at least 1")
+    if config.min_negatives > config.num_negatives:
+        raise InputError(
+            "min_negatives", f"{config.min_negatives} of num_negatives "
+            f"{config.num_negatives}, which leaves out every list", "at most that",
+        )  # fmt: skip
     if config.consistent_top is not None and config.consistent_top < 1:
         raise InputError("consistent_top", str(config.consistent_top), "at least 1")
     for name in ("absolute_margin", "relative_margin"):

@@ -77,6 +77,7 @@ def test_candidate_range_is_sentence_transformers():
     [
         ({"num_negatives": 0}, "num_negatives: 0; expected at least 1"),
         ({"min_negatives": 0}, "min_negatives: 0; expected at least 1"),
+        ({"min_negatives": 4}, "min_negatives: 4 of num_negatives 3, which leaves"),
         ({"batch_size": 0}, "batch_size: 0; expected at least 1"),
         ({"absolute_margin": -0.1}, "absolute_margin: -0.1; expected at least 0"),
         ({"relative_margin": -0.1}, "relative_margin: -0.1; expected at least 0"),
