@@ -110,9 +110,30 @@ class Evaluation:
     confidence: float
     seed: int
 
+    def _place(self, system: str, metric: str) -> tuple[int, int]:
+        """Rows of a system and of a metric, by any of the metric's names."""
+        if system not in self.systems:
+            expected = "one of " + ", ".join(self.systems)
+            raise InputError("system", f"no run is named {system!r}", expected)
+        name = metric
+        if name not in self.metrics:
+            name = str(parse_metrics([metric])[0])
+        if name not in self.metrics:
+            expected = "one of " + ", ".join(self.metrics)
+            raise InputError("metric", f"{metric!r} was not measured", expected)
+        return self.systems.index(system), self.metrics.index(name)
+
     def per_query(self, system: str, metric: str) -> np.ndarray:
-        """Values ``[queries]`` of a system, in the order of ``query_ids``."""
-        return self.values[self.systems.index(system), self.metrics.index(metric)]
+        """Values ``[queries]`` of a system, in the order of ``query_ids``.
+
+        Args:
+          system: name of a run.
+          metric: by any of its names, as for :func:`evaluate`.
+
+        Raises:
+          InputError: no such run, or a metric that was not measured.
+        """
+        return self.values[self._place(system, metric)]
 
     def mean(self, system: str, metric: str) -> float:
         """The mean over all judged queries: the number one reports."""
@@ -120,11 +141,12 @@ class Evaluation:
 
     def interval(self, system: str, metric: str) -> tuple[float, float]:
         """The bootstrap interval of :meth:`mean`."""
-        row = self.intervals[self.systems.index(system), self.metrics.index(metric)]
+        row = self.intervals[self._place(system, metric)]
         return float(row[0]), float(row[1])
 
     def comparison(self, system: str, metric: str) -> Comparison | None:
         """The comparison with the baseline, or None where there is none."""
+        metric = self.metrics[self._place(system, metric)[1]]
         for found in self.comparisons:
             if (found.system, found.metric) == (system, metric):
                 return found

@@ -8,7 +8,8 @@ The numbers are ir-measures' (trec_eval's own code through pytrec-eval).  Added 
   falling document id, as trec_eval does.  ir-measures alone leaves the order of ties
   to whichever program computes a metric, so that ``RR`` and ``RR@10`` of one run may
   disagree;
-* interpolated precision (``IPrec``) rounds its recall levels as trec_eval now does.
+* interpolated precision (``IPrec``) rounds its recall levels as trec_eval now does;
+* what gdeval computes (``ERR``, ``nDCG`` of ``dcg='exp-log2'``) takes ids of any form.
 """
 
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxir.errors import InputError
+from jaxir.errors import InputError, refuse_one
 
 __all__ = [
     "DEFAULT_METRICS",
@@ -48,7 +49,8 @@ def parse_metrics(metrics: Sequence[str]) -> list[Any]:
     """Metrics by any of their usual names, as ir-measures' objects, each once.
 
     Raises:
-      InputError: a name that nobody knows, or a cutoff that is missing or below 1.
+      InputError: a name that nobody knows, a cutoff that is missing or below 1, or one
+        name for the list of them.
 
     Example::
 
@@ -56,6 +58,7 @@ def parse_metrics(metrics: Sequence[str]) -> list[Any]:
       >>> [str(measure) for measure in parse_metrics(names)]
       ['nDCG@10', 'RR@10', 'P@5', 'P@10']
     """
+    refuse_one("metrics", metrics, "name")
     if not metrics:
         raise InputError("metrics", "none", "at least one, such as nDCG@10")
     return list(dict.fromkeys(m for name in metrics for m in _parse_metric(name)))
@@ -127,17 +130,37 @@ def make_measure(
 
     plain = {query_id: dict(judged) for query_id, judged in qrels.items()}
     ours = [m for m in measures if m.NAME == "IPrec" and not m["judged_only"]]
+    gdevals = [m for m in measures if m.NAME == "ERR" or _is_exponential(m)]
+    theirs = [m for m in measures if m not in ours and m not in gdevals]
+    query_ids = list(plain)
+    numbers = {query_id: str(i) for i, query_id in enumerate(query_ids)}
+    docs: dict[str, int] = {}
+
+    def numbered(table: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Numbers for ids: gdeval cuts them at spaces, and queries' at hyphens."""
+        return {
+            numbers[query_id]: {
+                str(docs.setdefault(doc_id, len(docs))): value
+                for doc_id, value in row.items()
+            }
+            for query_id, row in table.items()
+        }
+
     try:
-        theirs = [m for m in measures if m not in ours]
         evaluator = ir_measures.evaluator(theirs, plain) if theirs else None
+        gdeval = ir_measures.evaluator(gdevals, numbered(plain)) if gdevals else None
     except (ValueError, RuntimeError, AssertionError) as error:
         raise unable(error) from error
 
     def measure(run: dict[str, dict[str, float]]) -> list[Any]:
         try:
             found = list(evaluator.iter_calc(run)) if evaluator else []
+            for by_number in gdeval.iter_calc(numbered(run)) if gdeval else []:
+                query_id = query_ids[int(by_number.query_id)]
+                found.append(by_number._replace(query_id=query_id))
         except (
-            AssertionError, RuntimeError, ValueError, subprocess.SubprocessError
+            ArithmeticError, AssertionError, RuntimeError, ValueError,
+            subprocess.SubprocessError,
         ) as error:  # fmt: skip
             raise unable(error) from error
         for own in ours:
@@ -147,6 +170,10 @@ def make_measure(
         return found
 
     return measure
+
+
+def _is_exponential(measure: Any) -> bool:
+    return measure.NAME == "nDCG" and measure["dcg"] == "exp-log2"
 
 
 def _interpolated_precision(

@@ -49,6 +49,21 @@ def test_comparisons_agree_with_scipy():
     assert result.comparison("base", "RR@10") is None
 
 
+def test_results_are_found_by_any_name_of_their_metric():
+    qrels, runs = make_example()
+    result = evaluate(qrels, runs, metrics=["ndcg_cut.10", "MRR@10"], baseline="base")
+    assert result.metrics == ("nDCG@10", "RR@10")
+    assert result.mean("good", "ndcg_cut.10") == result.mean("good", "nDCG@10")
+    assert result.interval("good", "mrr@10") == result.interval("good", "RR@10")
+    assert result.comparison("good", "MRR@10").metric == "RR@10"
+    with pytest.raises(InputError, match="metric: 'AP' was not measured; expected one"):
+        result.mean("good", "AP")
+    with pytest.raises(InputError, match="system: no run is named 'best'; expected on"):
+        result.comparison("best", "RR@10")
+    with pytest.raises(InputError, match="metrics: one name; expected a list of names"):
+        evaluate(qrels, runs, metrics="RR@10")
+
+
 def test_correction_and_alpha_are_obeyed():
     qrels, runs = make_example()
     asked = {"metrics": ["RR@10"], "baseline": "base", "tests": ["t"]}

@@ -1,5 +1,7 @@
 """Metrics: spellings, ties, missing queries, and trec_eval's own answers."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,26 @@ def test_metric_without_its_program():
     qrels = {"q": {"a": 1}}
     with pytest.raises(InputError, match="cannot be computed here"):
         make_measure(parse_metrics(["alpha_nDCG@10"]), qrels)({"q": {"a": 1.0}})
+
+
+def test_a_metric_that_is_undefined_here():
+    qrels = {"q": {"a": 1}}
+    with pytest.raises(InputError, match="float division by zero"):
+        make_measure(parse_metrics(["Accuracy@1"]), qrels)({"q": {"a": 1.0}})
+
+
+@pytest.mark.parametrize("ids", [("1", "2"), ("PLAIN-7", "OTHER-7"), ("q ä", "q")])
+def test_gdevals_metrics_take_ids_of_any_form(ids):
+    if shutil.which("perl") is None:
+        pytest.skip("gdeval needs perl")
+    one, two = ids
+    qrels = {one: {"doc a": 2, "b": -1}, two: {"doc b": 1, "doc a": 0}}
+    run = {one: {"b": 2.0, "doc a": 1.0}, two: {"doc b": 0.5, "doc a": 0.5}}
+    metrics = ["ERR@5", "nDCG(dcg='exp-log2')@5", "RR"]
+    values = evaluate(qrels, {"run": run}, metrics=metrics).values[0]
+    np.testing.assert_allclose(values[0], [3 / 16 / 2, 1 / 16], atol=1e-5)
+    np.testing.assert_allclose(values[1], [1 / np.log2(3), 1.0], atol=1e-5)
+    np.testing.assert_array_equal(values[2], [0.5, 1.0])
 
 
 def _value(qrels, run, metric):
