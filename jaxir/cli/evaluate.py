@@ -19,14 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--names", nargs="+", help="one for each run; by default the files' names")
     add("--metrics", nargs="+", help="what to measure (nDCG@10 RR@10 R@1000)")
     add("--baseline", help="name of the run to test the others against")
-    add("--tests", nargs="+", default=["t", "wilcoxon", "permutation"],
-        help="paired tests: t, wilcoxon, permutation (all)")  # fmt: skip
-    add("--correction", default="holm", help="holm, bonferroni or none")
-    add("--alpha", type=float, default=0.05, help="significance level (0.05)")
+    add("--tests", nargs="+", help="paired tests: t, wilcoxon, permutation (all)")
+    add("--correction", help="holm (default), bonferroni or none")
+    add("--alpha", type=float, help="significance level (0.05)")
     add("--seed", type=int, default=0, help="of resampling (0)")
     add("--report", help="write an HTML report here")
     add("--title", help="heading of the report")
-    add("--curves", nargs="+", default=[], metavar="NAME=FILE",
+    add("--curves", nargs="+", metavar="NAME=FILE",
         help="metrics.jsonl of trained models, for the report")  # fmt: skip
     add("--per_query", help="write every value here, as CSV")
     add("--markdown", help="write the table here, as Markdown")
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         write_per_query,
     )
 
-    names = _names(args)
+    names, settings = _names(args), _settings(args)
     parse_metrics(args.metrics or DEFAULT_METRICS)  # before minutes of reading
     curves = _curves(args)
     qrels, collection = _judgments(args.qrels)
@@ -59,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     runs = {name: read_run(path) for name, path in bar}
     evaluation = evaluate(
         qrels, runs, metrics=args.metrics or DEFAULT_METRICS, baseline=args.baseline,
-        tests=args.tests, correction=args.correction, alpha=args.alpha, seed=args.seed,
+        seed=args.seed, **settings,
     )  # fmt: skip
     if args.per_query:
         write_per_query(evaluation, args.per_query)
@@ -105,6 +104,19 @@ def _names(args: argparse.Namespace) -> list[str]:
     return names
 
 
+def _settings(args: argparse.Namespace) -> dict:
+    """What was given of the tests; flags that nothing would read are refused."""
+    from jaxir.errors import InputError
+
+    tests = ("tests", "correction", "alpha")
+    for needed, names in (("baseline", tests), ("report", ("title", "curves"))):
+        for name in names if getattr(args, needed) is None else ():
+            if getattr(args, name) is not None:
+                raise InputError(f"--{name}", f"given without --{needed}", "both")
+    given = {name: getattr(args, name) for name in tests}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _judgments(spec: str):
     """Judgments of a file or of a collection's split, and the collection if any."""
     from pathlib import Path
@@ -131,7 +143,7 @@ def _curves(args: argparse.Namespace) -> dict[str, str]:
     from jaxir.report import read_curves
 
     curves = {}
-    for given in args.curves:
+    for given in args.curves or []:
         name, equals, path = given.partition("=")
         if not equals:
             raise InputError("--curves", f"{given!r}", "NAME=FILE")

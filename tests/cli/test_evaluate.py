@@ -71,6 +71,22 @@ def test_mistakes(runs, tiny_collection, tmp_path, capsys, changes, message):
     assert not report.exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--title", "x"], "--title: given without --report; expected both"),
+        (["--curves", "a=b"], "--curves: given without --report; expected both"),
+        (["--tests", "t"], "--tests: given without --baseline; expected both"),
+        (["--alpha", "0"], "--alpha: given without --baseline; expected both"),
+        (["--alpha", "0", "--baseline", "good"], "alpha: 0.0; expected a number betw"),
+    ],
+)
+def test_flags_that_nothing_would_read(runs, tiny_collection, capsys, flags, message):
+    words = ["evaluate", "--qrels", f"{tiny_collection}:test", "--runs", *runs]
+    assert main([*words, *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_run_for_other_queries(runs, tiny_collection, capsys):
     words = ["evaluate", "--qrels", f"{tiny_collection}:train", "--runs", runs[0]]
     assert main(words) == 2
