@@ -49,7 +49,7 @@ def _compiled(kind: str, side: Side, config: Any) -> Callable:
     chosen = family(kind)
     encode = chosen.encode_query if side == "query" else chosen.encode_doc
     if encode is None:
-        raise _without_vectors(kind)
+        raise without_vectors(kind)
     return jax.jit(partial(encode, config))
 
 
@@ -62,11 +62,12 @@ def compiled_match(kind: str, config: Any) -> Callable:
     """
     match = family(kind).match
     if match is None:
-        raise _without_vectors(kind)
+        raise without_vectors(kind)
     return jax.jit(partial(match, config))
 
 
-def _without_vectors(kind: str) -> InputError:
+def without_vectors(kind: str) -> InputError:
+    """The mistake of a model that documents are not encoded with."""
     return InputError(
         "model", f"of kind {kind!r}, which gives no vectors", "a bi-encoder",
         "a cross-encoder serves `jaxir rerank`",

@@ -113,7 +113,13 @@ def pretrained(path: str, changes: Mapping[str, Any] | None = None) -> Model:
       InputError: the model cannot be read, or a field does not exist.
     """
     model = load_model(path)
-    config = with_changes(model.config, changes or {})
+    try:
+        config = with_changes(model.config, changes or {})
+    except InputError as error:
+        found = f"a model of kind {model.kind!r} does not take all changes ({error})"
+        raise InputError(
+            path, found, remedy="leave the change out, or name a model of another kind"
+        ) from error
     params = family(model.kind).adapt_params(model.config, model.params, config)
     return model_from_parts(
         model.kind, config, params, model.tokenizer, path=model.path

@@ -242,6 +242,10 @@ def build_index(
     else:
         loaded = model
     own = loaded.kind if loaded else "bm25"
+    if own not in (*BUILDERS, *_KINDS):
+        from jaxir.encode import without_vectors
+
+        raise without_vectors(own)
     possible = _KINDS.get(own, (own,))
     if loaded is None and options.sparse.tokenizer is not None:
         possible = ("sparse",)

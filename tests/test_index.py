@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from tiny_hypencoders import tiny_hypencoder
+from tiny_rerankers import tiny_reranker
 
 from jaxir import encode, index_job
 from jaxir.bm25 import Bm25Config
@@ -229,6 +230,9 @@ def test_mistakes(make_tiny_model, tiny_collection, tmp_path):
         )  # fmt: skip
     with pytest.raises(InputError, match="kind: 'bm25' with a model of kind 'dense'"):
         build_index(model, tiny_collection, tmp_path / "i", kind="bm25")
+    cross = tiny_reranker("bert", tmp_path / "cross")
+    with pytest.raises(InputError, match="kind 'rank_bert', which gives no vectors"):
+        build_index(cross, tiny_collection, tmp_path / "i")
     with pytest.raises(InputError, match="not an index stands here"):
         build_index(model, tiny_collection, tiny_collection)
     with pytest.raises(InputError, match="dtype: 'int3'; expected float32 or float16"):
