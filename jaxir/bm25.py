@@ -179,7 +179,8 @@ def build_bm25(
         terms = analyze(text)
         ids.append([vocabulary.setdefault(term, len(vocabulary)) for term in terms])
     if not vocabulary:
-        raise InputError(directory, "no document has a term", "words to index")
+        expected = "words that are no stop words"
+        raise InputError("collection", "no document has a term", expected)
     retriever = bm25s.BM25(k1=config.k1, b=config.b, method="lucene")
     retriever.index((ids, vocabulary), show_progress=False, create_empty_token=False)
     retriever.save(os.fspath(directory), show_progress=False)

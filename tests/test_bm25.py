@@ -84,7 +84,7 @@ def test_bad_parameters(changes, message):
 def test_bad_input(tmp_path):
     with pytest.raises(InputError, match="bm25 stemmer: 'klingon'; expected porter"):
         make_analyzer(Bm25Config(stemmer="klingon"))
-    with pytest.raises(InputError, match="no document has a term"):
+    with pytest.raises(InputError, match="collection: no document has a term"):
         build_bm25(["", "the"], tmp_path)
     with pytest.raises(InputError, match=r"no bm25\.json here"):
         load_bm25(tmp_path)
