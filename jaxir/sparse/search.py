@@ -355,7 +355,7 @@ def _rescored(
     postings: Postings, low: SparseQueries, window: Ranking, k: int,
     threads: int | None,
 ) -> Ranking:  # fmt: skip
-    from jaxir.sparse.search_loops import rescore
+    from jaxir.sparse.rescore_loops import rescore
 
     num_queries = len(low.offsets) - 1
     doc_ids = np.empty((num_queries, k), np.int32)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxir.sparse.compiled import compiled, lower_bound, real
 from jaxir.sparse.heap_loops import finish, push
 
-__all__ = ["WINDOW", "block_max", "exhaustive", "rescore"]
+__all__ = ["WINDOW", "block_max", "exhaustive"]
 
 WINDOW = 1 << 17  # documents whose scores stay in a core's cache
 """Documents of a window, at most."""
@@ -93,6 +93,18 @@ def _add_lists(docs, weights, factors, turn, at, ends, low, high, last, sums):
             stop = lower_bound(docs, start, stop, high)
         _add(sums, docs[start:stop], weights[start:stop], np.int32(low), factors[j])
         at[j] = stop
+
+
+@compiled
+def _clear_lists(docs, turn, begun, at, low, sums):
+    """Makes the sums 0 that lists, in turn, were added to from ``begun`` to ``at``.
+
+    Short lists have fewer documents than the window has.
+    """
+    for j in turn:
+        part = docs[begun[j] : at[j]]
+        for i in range(part.shape[0]):
+            sums[np.uint32(part[i] - np.int32(low))] = 0
 
 
 @compiled
@@ -288,14 +300,14 @@ def block_max(
     heap, heap_rows = np.empty(kept, np.float32), np.empty(kept, np.int32)
     most = _most_tokens(starts, first, stop)
     turns, places = (
-        np.empty((3, most), np.int64),
+        np.empty((4, most), np.int64),
         np.empty((most, num_blocks), np.int32),
     )
     for query in range(first, stop):
         own = tokens[starts[query] : starts[query + 1]]
         own_factors = factors[starts[query] : starts[query + 1]]
         best, rows = scores[query], doc_ids[query]
-        turn, at, ends = turns[:, : own.shape[0]]
+        turn, at, ends, begun = turns[:, : own.shape[0]]
         _set_turn(own, offsets, turn, at, ends)
         cut = turn.shape[0]
         while cut and (
@@ -307,6 +319,7 @@ def block_max(
         for low in range(0, num_docs, window):
             high = min(low + window, num_docs)
             last = high == num_docs
+            begun[:] = at
             _add_lists(
                 docs, weights, own_factors, short, at, ends, low, high, last, sums
             )
@@ -337,6 +350,8 @@ def block_max(
                 size = _keep_best(
                     all_sums, largest, heap, heap_rows, low, best, rows, size
                 )
+                all_sums[:] = 0
+                continue
             for block in order[:num_found]:
                 start, bound = block << shift, bounds[block]
                 row = low + start
@@ -351,42 +366,7 @@ def block_max(
                 )  # fmt: skip
                 num_scored += _count(part)
                 size = _keep(part, least, row, best, rows, size)
-            all_sums[:] = 0
+                part[:] = 0
+            _clear_lists(docs, short, begun, at, low, sums)
         scored[query] = num_scored
-        finish(best, rows, size)
-
-
-@compiled
-def rescore(
-    offsets, docs, weights, starts, tokens, factors, first, stop, window_ids,
-    window_scores, doc_ids, scores,
-):  # fmt: skip
-    """Adds other tokens to the scores of each query's window and keeps the best."""
-    width = window_ids.shape[1]
-    added = np.empty(width, np.float32)
-    for query in range(first, stop):
-        found = 0
-        while found < width and window_ids[query, found] >= 0:
-            found += 1
-        order = np.argsort(window_ids[query, :found])
-        added[:found] = 0
-        for j in range(starts[query], starts[query + 1]):
-            at, end = offsets[tokens[j]], offsets[tokens[j] + 1]
-            for i in order:
-                row = window_ids[query, i]
-                at = lower_bound(docs, at, end, row)
-                if at == end:
-                    break
-                if docs[at] == row:
-                    added[i] += factors[j] * real(weights[at])
-        size = 0
-        best, rows = scores[query], doc_ids[query]
-        for i in range(found):
-            score, row = window_scores[query, i] + added[i], window_ids[query, i]
-            if (
-                size < best.shape[0]
-                or score > best[0]
-                or (score == best[0] and row < rows[0])
-            ):
-                size = push(best, rows, size, score, row)
         finish(best, rows, size)
