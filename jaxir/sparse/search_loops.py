@@ -7,138 +7,29 @@ that order, so that all give the same bits.  Rounding never changes the order of
 numbers: a sum of upper bounds, taken in the same order, is one of the rounded sum.
 """
 
-from typing import Any
-
 import numpy as np
 
-from jaxir.sparse.compiled import compiled, lower_bound, real
-from jaxir.sparse.heap_loops import finish, push
+from jaxir.sparse.compiled import compiled, real
+from jaxir.sparse.heap_loops import finish
+from jaxir.sparse.sum_loops import (
+    SHIFT,
+    add_lists,
+    add_short,
+    clear_lists,
+    count_positive,
+    keep_best,
+    keep_good,
+    kth_largest,
+    within,
+)
 
 __all__ = ["WINDOW", "block_max", "exhaustive"]
 
 WINDOW = 1 << 17  # documents whose scores stay in a core's cache
 """Documents of a window, at most."""
 
-_SHIFT = 6  # of 64 scores the largest is looked at first
 _BUCKETS = 256  # of bounds, by which blocks are ordered
 _FEW = 4  # with more than a 4th of the blocks to visit, lists are read whole
-
-
-# --- sums ---------------------------------------------------------------------------
-
-
-@compiled
-def _count(sums):
-    """How many sums are above 0; a processor compares many integers at once."""
-    bits = sums.view(np.int32)
-    count: Any = np.int32(0)
-    for i in range(bits.shape[0]):
-        count = np.int32(count + (np.int32(1) if bits[i] > 0 else np.int32(0)))
-    return count
-
-
-@compiled
-def _largest(sums, shift, largest):
-    """The largest sum of each block of documents.
-
-    As integers, which are ordered as numbers from 0 are, and of which a processor
-    compares many at once.
-    """
-    bits, out = sums.view(np.int32), largest.view(np.int32)
-    for block in range(out.shape[0]):
-        start = block << shift
-        part = bits[start : start + (1 << shift)]
-        most: Any = np.int32(0)
-        for i in range(part.shape[0]):
-            value = part[i]
-            most = value if value > most else most
-        out[block] = most
-
-
-@compiled
-def _kth(values, heap, rows):
-    """The k-th largest of values, 0 where fewer are above 0; ``k`` is the heap's."""
-    size = 0
-    for value in values:
-        if value > 0 and (size < heap.shape[0] or value > heap[0]):
-            size = push(heap, rows, size, value, 0)
-    return heap[0] if size == heap.shape[0] else np.float32(0)
-
-
-@compiled
-def _add(sums, docs, weights, low, factor):
-    """Adds a token to the sums of documents from ``low`` on; slices are fast here."""
-    for i in range(docs.shape[0]):
-        sums[np.uint32(docs[i] - low)] += factor * real(weights[i])
-
-
-@compiled
-def _within(values, start, stop, low, high):
-    """The part of a list of rising values that is from ``low`` to below ``high``."""
-    start = lower_bound(values, start, stop, low)
-    return start, lower_bound(values, start, stop, high)
-
-
-@compiled
-def _add_lists(docs, weights, factors, turn, at, ends, low, high, last, sums):
-    """Adds the lists of tokens, in turn, to the sums of a window's documents.
-
-    ``at`` are the places in the lists, up to ``ends``; they move on to ``high``.
-    """
-    for j in turn:
-        start, stop = at[j], ends[j]
-        if start < stop and docs[start] < low:
-            start = lower_bound(docs, start, stop, low)
-        if not last:
-            stop = lower_bound(docs, start, stop, high)
-        _add(sums, docs[start:stop], weights[start:stop], np.int32(low), factors[j])
-        at[j] = stop
-
-
-@compiled
-def _clear_lists(docs, turn, begun, at, low, sums):
-    """Makes the sums 0 that lists, in turn, were added to from ``begun`` to ``at``.
-
-    Short lists have fewer documents than the window has.
-    """
-    for j in turn:
-        part = docs[begun[j] : at[j]]
-        for i in range(part.shape[0]):
-            sums[np.uint32(part[i] - np.int32(low))] = 0
-
-
-@compiled
-def _keep(sums, least, low, scores, rows, size):
-    """Puts sums above 0, and from ``least`` on, into the heap if good enough."""
-    for i in range(sums.shape[0]):
-        score = sums[i]
-        if score >= least and score > 0 and (
-            size < scores.shape[0] or score > scores[0]
-            or (score == scores[0] and low + i < rows[0])
-        ):  # fmt: skip
-            size = push(scores, rows, size, score, low + i)
-    return size
-
-
-@compiled
-def _keep_best(sums, largest, heap, heap_rows, low, scores, rows, size):
-    """Puts the best sums of a window into the heap.
-
-    The k-th of the largest sums of blocks is a score that ``k`` documents reach.
-    """
-    largest = largest[: ((sums.shape[0] - 1) >> _SHIFT) + 1]
-    _largest(sums, _SHIFT, largest)
-    full = size == scores.shape[0]
-    least = scores[0] if full else _kth(largest, heap, heap_rows)
-    for block in range(largest.shape[0]):
-        if largest[block] > 0 and largest[block] >= least:
-            start = block << _SHIFT
-            part = sums[start : start + (1 << _SHIFT)]
-            size = _keep(part, least, low + start, scores, rows, size)
-    return size
-
-
-# --- searches -------------------------------------------------------------------------
 
 
 @compiled
@@ -182,7 +73,7 @@ def exhaustive(
     ``sums`` has room for a window, and is 0 before and after.
     """
     kept, window = doc_ids.shape[1], _window(num_docs, 0)
-    largest = np.empty(((window - 1) >> _SHIFT) + 1, np.float32)
+    largest = np.empty(((window - 1) >> SHIFT) + 1, np.float32)
     heap, heap_rows = np.empty(kept, np.float32), np.empty(kept, np.int32)
     turns = np.empty((3, _most_tokens(starts, first, stop)), np.int64)
     for query in range(first, stop):
@@ -195,12 +86,10 @@ def exhaustive(
         for low in range(0, num_docs, window):
             high = min(low + window, num_docs)
             last = high == num_docs
-            _add_lists(
-                docs, weights, own_factors, turn, at, ends, low, high, last, sums
-            )
+            add_lists(docs, weights, own_factors, turn, at, ends, low, high, last, sums)
             part = sums[: high - low]
-            num_scored += _count(part)
-            size = _keep_best(part, largest, heap, heap_rows, low, best, rows, size)
+            num_scored += count_positive(part)
+            size = keep_best(part, largest, heap, heap_rows, low, best, rows, size)
             part[:] = 0
         scored[query] = num_scored
         finish(best, rows, size)
@@ -294,7 +183,7 @@ def block_max(
     window = _window(num_docs, shift)
     num_blocks = ((window - 1) >> shift) + 1
     all_bounds = np.empty(num_blocks, np.float32)
-    largest = np.empty(((window - 1) >> _SHIFT) + 1, np.float32)
+    largest = np.empty(((window - 1) >> SHIFT) + 1, np.float32)
     found, order = np.empty(num_blocks, np.int32), np.empty(num_blocks, np.int32)
     tally = np.empty(_BUCKETS, np.int64)
     heap, heap_rows = np.empty(kept, np.float32), np.empty(kept, np.int32)
@@ -319,20 +208,19 @@ def block_max(
         for low in range(0, num_docs, window):
             high = min(low + window, num_docs)
             last = high == num_docs
-            begun[:] = at
-            _add_lists(
-                docs, weights, own_factors, short, at, ends, low, high, last, sums
-            )
             first_block, last_block = low >> shift, ((high - 1) >> shift) + 1
             all_sums, bounds = (
                 sums[: high - low],
                 all_bounds[: last_block - first_block],
             )
-            _largest(all_sums, shift, bounds)
-            least = best[0] if size == kept else _kth(bounds, heap, heap_rows)
+            add_short(
+                docs, weights, own_factors, short, at, ends, low, high, last, all_sums,
+                begun, shift, bounds,
+            )  # fmt: skip
+            least = best[0] if size == kept else kth_largest(bounds, heap, heap_rows)
             for i in range(long.shape[0]):
                 token = own[long[i]]
-                start, end = _within(
+                start, end = within(
                     blocks, block_offsets[token], block_offsets[token + 1],
                     first_block, last_block,
                 )  # fmt: skip
@@ -342,12 +230,12 @@ def block_max(
                 )  # fmt: skip
             num_found = _candidates(bounds, least, tally, found, order)
             if num_found * _FEW > bounds.shape[0]:
-                _add_lists(
+                add_lists(
                     docs, weights, own_factors, long, at, ends, low, high, last, sums
                 )
-                num_scored += _count(all_sums)
+                num_scored += count_positive(all_sums)
                 num_found = 0
-                size = _keep_best(
+                size = keep_best(
                     all_sums, largest, heap, heap_rows, low, best, rows, size
                 )
                 all_sums[:] = 0
@@ -364,9 +252,9 @@ def block_max(
                     offsets, docs, weights, own, own_factors, long, places, block, row,
                     part,
                 )  # fmt: skip
-                num_scored += _count(part)
-                size = _keep(part, least, row, best, rows, size)
+                num_scored += count_positive(part)
+                size = keep_good(part, least, row, best, rows, size)
                 part[:] = 0
-            _clear_lists(docs, short, begun, at, low, sums)
+            clear_lists(docs, short, begun, at, low, sums)
         scored[query] = num_scored
         finish(best, rows, size)

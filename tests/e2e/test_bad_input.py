@@ -196,9 +196,11 @@ def test_evaluate_options(refused, tiny_collection, tmp_path):
     refused([*words(run), "--metrics", "nonsense"], "nonsense")
     refused([*words(run), "--metrics", "nDCG@ten"], "nDCG@ten")
     refused([*words(run, other), "--baseline", "bm25"], "--baseline", "one of run")
-    refused([*words(run), "--tests", "anova"], "anova")
-    refused([*words(run), "--alpha", "2"], "alpha")
-    refused([*words(run), "--correction", "some"], "some")
+    against = [*words(run), "--baseline", "run"]
+    refused([*against, "--tests", "anova"], "anova")
+    refused([*against, "--alpha", "2"], "alpha")
+    refused([*against, "--correction", "some"], "some")
+    refused([*words(run), "--alpha", "0.1"], "--alpha", "--baseline")
     refused([*words(run), "--names", "a", "b"], "--names")
     refused([*words(run), "--curves", "a"], "--curves")
     refused([*words(run), "--curves", f"a={tmp_path / 'no.jsonl'}"], "no.jsonl")
@@ -217,7 +219,8 @@ def test_fuse_options(refused, tmp_path):
     refused([*words, "--weights", "1"], "weights")
     refused([*words, "--depth", "0"], "depth")
     refused([*words, "--rrf.k", "-1"], "rrf")
-    refused([*words, "--normalization", "soft"], "soft")
+    refused([*words, "--method", "combsum", "--normalization", "soft"], "soft")
+    refused([*words, "--normalization", "min-max"], "--normalization", "rrf")
     refused([*words[:3], tmp_path / "no.trec", *words[3:]], "no.trec", "no such file")
 
 
