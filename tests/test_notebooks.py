@@ -36,6 +36,7 @@ def test_is_valid_and_short(path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # beside other work a training takes its time
 @each
 def test_runs(path, minilm_path, tmp_path, monkeypatch):
     """In a kernel of its own, as its reader's: one device, no import hook."""
@@ -52,7 +53,7 @@ def test_runs(path, minilm_path, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     notebook = read(path)
     client = nbclient.NotebookClient(
-        notebook, timeout=280, kernel_name="python3",
+        notebook, timeout=560, kernel_name="python3",
         resources={"metadata": {"path": str(tmp_path)}},
     )  # fmt: skip
     client.execute()

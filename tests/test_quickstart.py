@@ -1,6 +1,5 @@
 """docs/quickstart.md: a newcomer's road, walked command by command in a shell."""
 
-import importlib.util
 import json
 import os
 import re
@@ -28,11 +27,6 @@ STAND_INS = {
     ),
     "jaxir serve": "exec jaxir serve --no_warm_up",
 }
-
-
-# On a busy machine the whole road takes longer than one test may.
-has_timeout = importlib.util.find_spec("pytest_timeout") is not None
-patiently = pytest.mark.timeout(900) if has_timeout else pytest.mark.slow
 
 
 @pytest.fixture
@@ -114,7 +108,7 @@ def road(workplace):
 
 
 @pytest.mark.slow
-@patiently
+@pytest.mark.timeout(900)  # beside other work the whole road takes its time
 def test_the_road(road):
     for heading, text in blocks(GUIDE, "bash"):
         road.walk(heading, text)
