@@ -213,7 +213,7 @@ def block_max(
                 sums[: high - low],
                 all_bounds[: last_block - first_block],
             )
-            add_short(
+            few = add_short(
                 docs, weights, own_factors, short, at, ends, low, high, last, all_sums,
                 begun, shift, bounds,
             )  # fmt: skip
@@ -255,6 +255,9 @@ def block_max(
                 num_scored += count_positive(part)
                 size = keep_good(part, least, row, best, rows, size)
                 part[:] = 0
-            clear_lists(docs, short, begun, at, low, sums)
+            if few:
+                clear_lists(docs, short, begun, at, low, sums)
+            else:
+                all_sums[:] = 0
         scored[query] = num_scored
         finish(best, rows, size)

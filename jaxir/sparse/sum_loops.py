@@ -117,6 +117,7 @@ def add_short(
     """As :func:`add_lists`, with where each began and each block's largest sum.
 
     Of few postings the largest are kept as they are added; else all sums are read.
+    Returns whether they were few.
     """
     count = 0
     for j in turn:
@@ -135,13 +136,14 @@ def add_short(
             _add(sums, own_docs, own_weights, np.int32(low), factors[j])
     if not few:
         largest_sums(sums, shift, largest)
+    return few
 
 
 @compiled
 def clear_lists(docs, turn, begun, at, low, sums):
     """Makes the sums 0 that lists, in turn, were added to from ``begun`` to ``at``.
 
-    Short lists have fewer documents than the window has.
+    Of few postings this touches less than the window has.
     """
     for j in turn:
         part = docs[begun[j] : at[j]]
